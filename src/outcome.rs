@@ -1,0 +1,182 @@
+//! The one value in which every request ends: what was asked, how it ended, and why.
+//!
+//! The answer, the counters and the audit all derive from it, so that they can't disagree. It holds
+//! facts only; `desk` makes it, `server` completes it, `audit` and the counters read it.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// What a peer asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    /// `PORT_PLEASE2_REQ`: which distribution port has this name?
+    Lookup,
+    /// `NAMES_REQ`: which names are there?
+    List,
+    /// `ALIVE2_REQ`: register this name.
+    Register,
+    /// `DUMP_REQ`: all names, gone ones too.
+    Dump,
+    /// `KILL_REQ`: end the daemon.
+    Kill,
+    /// `STOP_REQ`: release this name.
+    Stop,
+    /// Bytes that are no request.
+    Invalid,
+    /// Nothing: closed, timed out or closed to make room before a whole request had come.
+    None,
+}
+
+impl Operation {
+    /// All of them, in the order in which they are reported.
+    pub const ALL: [Self; 8] = [
+        Self::Lookup,
+        Self::List,
+        Self::Register,
+        Self::Dump,
+        Self::Kill,
+        Self::Stop,
+        Self::Invalid,
+        Self::None,
+    ];
+
+    /// Its name in the audit, in the status and in the metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lookup => "lookup",
+            Self::List => "list",
+            Self::Register => "register",
+            Self::Dump => "dump",
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::Invalid => "invalid",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It was done and answered.
+    Answered,
+    /// It was answered: no such name.
+    Unknown,
+    /// It was answered: the name is held by another node.
+    Taken,
+    /// It was not done: policy, a limit, or a kill or stop that is not allowed.
+    Refused,
+    /// It could not be done: malformed, cut off, timed out.
+    Failed,
+}
+
+impl Verdict {
+    /// All of them, in the order in which they are reported.
+    pub const ALL: [Self; 5] = [
+        Self::Answered,
+        Self::Unknown,
+        Self::Taken,
+        Self::Refused,
+        Self::Failed,
+    ];
+
+    /// Its name in the status and in the metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Unknown => "unknown",
+            Self::Taken => "taken",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a request was refused or failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The peer is in no list that admits it to this.
+    NotAllowed,
+    /// The peer is in `access.deny`.
+    Denied,
+    /// Only this host may do this.
+    NotLocal,
+    /// It came to an address that this epmd was not told to serve.
+    AddressNotServed,
+    /// The bytes are no request, or its name is one that would forge lines of a list.
+    Malformed,
+    /// The peer closed before its request was whole.
+    Closed,
+    /// The request was not whole, or its answer not read, within `request-timeout`.
+    Timeout,
+    /// A limit was reached.
+    TooMany,
+}
+
+impl Reason {
+    /// All of them, in the order in which they are reported.
+    pub const ALL: [Self; 8] = [
+        Self::NotAllowed,
+        Self::Denied,
+        Self::NotLocal,
+        Self::AddressNotServed,
+        Self::Malformed,
+        Self::Closed,
+        Self::Timeout,
+        Self::TooMany,
+    ];
+
+    /// Its name in the audit and in the metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "not_allowed",
+            Self::Denied => "denied",
+            Self::NotLocal => "not_local",
+            Self::AddressNotServed => "address_not_served",
+            Self::Malformed => "malformed",
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::TooMany => "too_many",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Both ends of a connection, with canonical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Who asks.
+    pub peer: SocketAddr,
+    /// The address and port that it came to.
+    pub local: SocketAddr,
+}
+
+/// How one connection's request ended. Made exactly once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome<'a> {
+    /// Both ends of the connection.
+    pub ends: Ends,
+    /// What was asked.
+    pub operation: Operation,
+    /// The name that was asked for, where there is one: bytes from a stranger.
+    pub node: Option<&'a [u8]>,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Why it was refused or failed. With [`Verdict::Answered`] or [`Verdict::Unknown`]: why it
+    /// would have been refused, had `access.enforce` been true.
+    pub reason: Option<Reason>,
+}
