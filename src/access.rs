@@ -75,6 +75,12 @@ impl Peer {
         }
     }
 
+    /// Its canonical address.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Whether the peer is this host: loopback, or the connection's own local address.
     #[must_use]
     pub fn is_this_host(&self) -> bool {
@@ -175,5 +181,203 @@ impl Rules {
     /// Whether connections to this local address are served.
     fn serves(&self, local: IpAddr) -> bool {
         local.is_loopback() || self.served.as_ref().is_none_or(|s| s.contains(&local))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(list: &[&str]) -> Networks {
+        list.iter().map(|n| n.parse::<IpNet>().unwrap()).collect()
+    }
+
+    fn peer(address: &str) -> Peer {
+        Peer::new(address.parse().unwrap(), "10.0.3.5".parse().unwrap())
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            allow: networks(&["10.0.3.0/24", "fd00:3::/64"]),
+            deny: networks(&["10.0.3.66/32"]),
+            list: Some(networks(&["10.0.3.10/32", "10.0.3.66/32"])),
+            nodes: HashMap::from([(
+                b"wg_man"[..].into(),
+                networks(&["10.0.3.0/28", "10.9.0.0/16"]),
+            )]),
+            ..Rules::default()
+        }
+    }
+
+    const REFUSED: Decision = Decision::Refuse(Reason::NotAllowed);
+    const DENIED: Decision = Decision::Refuse(Reason::Denied);
+    const NOT_LOCAL: Decision = Decision::Refuse(Reason::NotLocal);
+
+    #[test]
+    fn lookups_go_by_allow_or_by_the_names_own_list() {
+        let rules = rules();
+        let lookup = |who: &str, name: &str| {
+            rules.decide(peer(who), Operation::Lookup, Some(name.as_bytes()))
+        };
+        assert_eq!(lookup("10.0.3.20", "api"), Decision::Admit);
+        assert_eq!(lookup("fd00:3::9", "api"), Decision::Admit);
+        assert_eq!(lookup("::ffff:10.0.3.20", "api"), Decision::Admit);
+        assert_eq!(lookup("10.0.4.20", "api"), REFUSED);
+        assert_eq!(lookup("10.0.3.66", "api"), DENIED);
+        assert_eq!(lookup("::ffff:10.0.3.66", "api"), DENIED);
+        assert_eq!(lookup("10.0.3.20", "wg_man"), REFUSED, "in place of allow");
+        assert_eq!(lookup("10.0.3.9", "wg_man"), Decision::Admit);
+        assert_eq!(lookup("10.9.1.1", "wg_man"), Decision::Admit);
+        assert_eq!(lookup("10.9.1.1", "api"), REFUSED);
+    }
+
+    #[test]
+    fn lists_go_by_list_and_without_it_by_allow() {
+        let mut rules = rules();
+        assert_eq!(
+            rules.decide(peer("10.0.3.10"), Operation::List, None),
+            Decision::Admit
+        );
+        assert_eq!(
+            rules.decide(peer("10.0.3.20"), Operation::List, None),
+            REFUSED
+        );
+        assert_eq!(
+            rules.decide(peer("10.0.3.66"), Operation::List, None),
+            DENIED
+        );
+        rules.list = None;
+        assert_eq!(
+            rules.decide(peer("10.0.3.20"), Operation::List, None),
+            Decision::Admit
+        );
+    }
+
+    #[test]
+    fn this_host_may_everything_and_nothing_denies_it() {
+        let mut rules = rules();
+        rules.deny = networks(&["0.0.0.0/0", "::/0"]);
+        for who in [
+            "127.0.0.1",
+            "127.0.1.1",
+            "::1",
+            "10.0.3.5",
+            "::ffff:10.0.3.5",
+            "::ffff:127.0.0.1",
+        ] {
+            for operation in Operation::ALL {
+                assert_eq!(
+                    rules.decide(peer(who), operation, None),
+                    Decision::Admit,
+                    "{who}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_this_host_registers_dumps_kills_and_stops() {
+        let mut rules = rules();
+        rules.enforce = false;
+        for operation in [
+            Operation::Register,
+            Operation::Dump,
+            Operation::Kill,
+            Operation::Stop,
+        ] {
+            assert_eq!(rules.decide(peer("10.0.3.20"), operation, None), NOT_LOCAL);
+        }
+    }
+
+    #[test]
+    fn with_enforce_off_it_only_says_what_it_would_refuse() {
+        let mut rules = rules();
+        rules.enforce = false;
+        let would = |who: &str| rules.decide(peer(who), Operation::List, None);
+        assert_eq!(would("10.0.3.10"), Decision::Admit);
+        assert_eq!(
+            would("203.0.113.9"),
+            Decision::WouldRefuse(Reason::NotAllowed)
+        );
+        assert_eq!(would("10.0.3.66"), Decision::WouldRefuse(Reason::Denied));
+    }
+
+    #[test]
+    fn an_address_that_is_not_served_answers_nobody_but_loopback() {
+        let mut rules = rules();
+        rules.served = Some(vec!["10.0.3.7".parse().unwrap()]);
+        let not_served = Decision::Refuse(Reason::AddressNotServed);
+        assert_eq!(
+            rules.decide(peer("10.0.3.20"), Operation::Lookup, Some(b"api")),
+            not_served
+        );
+        assert_eq!(
+            rules.decide(peer("10.0.3.5"), Operation::Register, None),
+            not_served
+        );
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let local = Peer::new(loopback, loopback);
+        assert_eq!(
+            rules.decide(local, Operation::Register, None),
+            Decision::Admit
+        );
+    }
+
+    #[test]
+    fn who_may_ask_anything_is_known() {
+        let rules = rules();
+        for (who, may) in [
+            ("127.0.0.1", true),
+            ("10.0.3.20", true),
+            ("10.9.1.1", true),
+            ("10.0.3.66", false),
+            ("203.0.113.9", false),
+        ] {
+            assert_eq!(rules.may_ask(peer(who)), may, "{who}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_structure_agrees_with_a_scan() {
+        // A fixed sequence (xorshift) of nested and disjoint networks in a small part of the space,
+        // so that they meet often.
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..200 {
+            let list: Vec<IpNet> = (0..random() % 12)
+                .map(|_| {
+                    let (bits, length) = (random(), random());
+                    if bits % 2 == 0 {
+                        let a = std::net::Ipv4Addr::from_bits(
+                            0x0a00_0000 | (bits >> 40) as u32 & 0xfff,
+                        );
+                        IpNet::V4(Ipv4Net::new(a, (20 + length % 13) as u8).unwrap().trunc())
+                    } else {
+                        let a = std::net::Ipv6Addr::from_bits(0xfd << 120 | u128::from(bits >> 52));
+                        IpNet::V6(Ipv6Net::new(a, (116 + length % 13) as u8).unwrap().trunc())
+                    }
+                })
+                .collect();
+            let set: Networks = list.iter().copied().collect();
+            for _ in 0..200 {
+                let bits = random();
+                let address = if bits % 2 == 0 {
+                    IpAddr::V4(std::net::Ipv4Addr::from_bits(
+                        0x0a00_0000 | (bits >> 40) as u32 & 0x1fff,
+                    ))
+                } else {
+                    IpAddr::V6(std::net::Ipv6Addr::from_bits(
+                        0xfd << 120 | u128::from(bits >> 51),
+                    ))
+                };
+                let scan = list.iter().any(|n| n.contains(&address));
+                assert_eq!(set.contains(address), scan, "{address} in {list:?}");
+            }
+        }
     }
 }

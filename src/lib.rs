@@ -8,8 +8,9 @@
 //!                                      audit (what was refused) -> log
 //! ```
 //!
-//! `wire`, `access`, `registry`, `audit`, `slots` and `desk` decide: they know no socket, no clock
-//! and nothing asynchronous. `server`, `client`, `log` and `systemd` move bytes.
+//! `wire`, `access`, `registry`, `slots`, `audit` and `counters` decide, and `desk` leads a request
+//! through them: they know no socket, no clock and nothing asynchronous. `config` makes the operator's
+//! words into settings. `server`, `client`, `log` and `systemd` move bytes.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("hardened-epmd runs on Linux only");
@@ -19,10 +20,31 @@ pub mod access;
 #[forbid(unsafe_code)]
 pub mod audit;
 #[forbid(unsafe_code)]
+pub mod client;
+#[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
+pub mod counters;
+#[forbid(unsafe_code)]
+pub mod desk;
 #[forbid(unsafe_code)]
 pub mod exit;
 #[forbid(unsafe_code)]
 pub mod log;
 #[forbid(unsafe_code)]
 pub mod outcome;
+#[forbid(unsafe_code)]
+pub mod registry;
+#[forbid(unsafe_code)]
+pub mod server;
+#[forbid(unsafe_code)]
+pub mod slots;
+#[expect(
+    unsafe_code,
+    reason = "the one small module that may, see its first lines"
+)]
+pub mod sys;
+#[forbid(unsafe_code)]
+pub mod systemd;
+#[forbid(unsafe_code)]
+pub mod wire;

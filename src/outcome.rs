@@ -165,6 +165,19 @@ pub struct Ends {
     pub local: SocketAddr,
 }
 
+impl Ends {
+    /// Both ends of a connection as the kernel names them: an IPv4-mapped IPv6 address becomes its
+    /// IPv4 address.
+    #[must_use]
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        Self {
+            peer: canonical(peer),
+            local: canonical(local),
+        }
+    }
+}
+
 /// How one connection's request ended. Made exactly once for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome<'a> {

@@ -1,0 +1,422 @@
+//! One connection, from accept to close.
+//!
+//! `welcome` is the whole way of a usual request: read without waiting, have the desk answer, send,
+//! close. What can't be finished there becomes a task: a connection whose request has not come
+//! (`wait_for_request`), or whose answer the peer does not read as fast as it is made
+//! (`send_the_rest`). Both hold a slot, and both have `request-timeout`. Called by `server`'s loop.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Listener, READ_AT_ONCE, Server, State, wall_clock};
+use crate::access::Peer;
+use crate::desk::{Listing, Reply, Step};
+use crate::log::Level;
+use crate::outcome::{Ends, Operation, Outcome, Reason, Verdict};
+use crate::slots::{self, Entry, Source};
+use crate::wire::{self, Decoded, Node};
+
+/// What became of a connection.
+enum After {
+    /// It is closed, or holds a name now.
+    Done,
+    /// Its request is not whole.
+    Wait(TcpStream),
+    /// Its answer is not sent.
+    Unsent(Unsent),
+}
+
+/// An answer that the peer does not read as fast as it is made.
+struct Unsent {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    reply: Reply,
+    ends: Ends,
+    operation: Operation,
+    node: Option<Box<[u8]>>,
+    verdict: Verdict,
+    reason: Option<Reason>,
+}
+
+impl Server {
+    /// A new connection. Usually its request is there already, and it is answered and closed when
+    /// this returns.
+    pub(super) fn welcome(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        listener: &Listener,
+        buffer: &mut [u8; READ_AT_ONCE],
+    ) {
+        let local = if listener.address.ip().is_unspecified() {
+            stream.local_addr().unwrap_or(listener.address)
+        } else {
+            listener.address
+        };
+        let ends = Ends::new(peer, local);
+        let after = match recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => self.fail(ends, Reason::Closed),
+            Ok(count) if self.state.borrow().settings.delay_write.is_zero() => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                match self.answer(stream, ends, bytes) {
+                    After::Wait(stream) => self.linger(stream, ends, bytes.to_vec()),
+                    after => after,
+                }
+            }
+            Ok(count) => self.linger(
+                stream,
+                ends,
+                buffer.get(..count).unwrap_or_default().to_vec(),
+            ),
+            Err(Errno::EAGAIN) => self.linger(stream, ends, Vec::new()),
+            Err(_) => self.fail(ends, Reason::Closed),
+        };
+        if let After::Unsent(unsent) = after
+            && let Some((id, evicted)) = self.enter(ends)
+        {
+            self.state.borrow_mut().slots.answering(id);
+            let server = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                server.send_the_rest(unsent, &evicted).await;
+                server.leave(id);
+            });
+        }
+    }
+
+    /// A connection that ended without a request.
+    fn fail(&self, ends: Ends, reason: Reason) -> After {
+        let verdict = if reason == Reason::TooMany {
+            Verdict::Refused
+        } else {
+            Verdict::Failed
+        };
+        let outcome = Outcome {
+            ends,
+            operation: Operation::None,
+            node: None,
+            verdict,
+            reason: Some(reason),
+        };
+        self.conclude(&mut self.state.borrow_mut(), &outcome);
+        After::Done
+    }
+
+    /// Has the desk answer all that a connection has sent, and sends the answer without waiting.
+    fn answer(&self, stream: TcpStream, ends: Ends, bytes: &[u8]) -> After {
+        let mut state = self.state.borrow_mut();
+        state.answer.clear();
+        let State { desk, answer, .. } = &mut *state;
+        match desk.handle(ends, bytes, answer) {
+            Step::Wait => After::Wait(stream),
+            Step::Register(node, outcome) => {
+                let outcome = self.register(&mut state, stream, &node, outcome);
+                self.conclude(&mut state, &outcome);
+                After::Done
+            }
+            Step::End(reply, outcome) => {
+                let more = matches!(reply, Reply::Listing(_));
+                let sent = match state.answer.as_slice() {
+                    [] => 0,
+                    // The close that follows sends the answer and the end in one segment.
+                    answer => match send_now(&stream, answer, !more) {
+                        Ok(sent) => sent,
+                        Err(error) => {
+                            self.conclude(&mut state, &cut_off(outcome, &error));
+                            return After::Done;
+                        }
+                    },
+                };
+                if sent < state.answer.len() || more {
+                    let bytes = state.answer.split_off(sent);
+                    return After::Unsent(Unsent::new(stream, bytes, reply, outcome));
+                }
+                drop(stream);
+                self.conclude(&mut state, &outcome);
+                if reply == Reply::Exit {
+                    self.killed.notify_one();
+                }
+                After::Done
+            }
+        }
+    }
+
+    /// Makes a connection the holder of a name, and answers its node.
+    fn register<'a>(
+        &self,
+        state: &mut State,
+        stream: TcpStream,
+        node: &Node<'_>,
+        outcome: Outcome<'a>,
+    ) -> Outcome<'a> {
+        let State { desk, answer, .. } = state;
+        let id = desk.register(node, wall_clock(), self.holders.hold(stream), answer);
+        let Some(registration) = desk.registry.find(node.name) else {
+            return outcome;
+        };
+        let held = &registration.holder;
+        // Nodes want the whole answer in one segment; six bytes always fit a new connection's buffer.
+        let told = match held.watch(id) {
+            Ok(()) => send_now(held.stream(), answer, false),
+            Err(error) => {
+                self.log.note(
+                    Level::Error,
+                    format!("can't watch one more registration: {error}"),
+                );
+                Err(error)
+            }
+        };
+        match told {
+            Ok(sent) if sent == answer.len() => outcome,
+            Ok(_) => self.unregister(state, id, cut_off(outcome, &ErrorKind::WriteZero.into())),
+            Err(error) => self.unregister(state, id, cut_off(outcome, &error)),
+        }
+    }
+
+    /// Takes back a registration whose node could not be told.
+    fn unregister<'a>(
+        &self,
+        state: &mut State,
+        id: crate::registry::Id,
+        outcome: Outcome<'a>,
+    ) -> Outcome<'a> {
+        use crate::desk::Holder as _;
+        if let Some(registration) = state.desk.registry.release(id) {
+            registration.holder.release();
+        }
+        outcome
+    }
+
+    /// A slot for a connection that has to be waited for, and the bell that rings when it must make
+    /// room; none where there is no room, and then that is its outcome.
+    fn enter(&self, ends: Ends) -> Option<(slots::Id, Rc<Notify>)> {
+        let peer = Peer::new(ends.peer.ip(), ends.local.ip());
+        let source = (!peer.is_this_host()).then(|| Source::of(peer.address()));
+        let mut state = self.state.borrow_mut();
+        let id = match state.slots.enter(source) {
+            Entry::Free(id) => id,
+            Entry::InPlaceOf(id, out) => {
+                if let Some(bell) = state.waiting.remove(&out) {
+                    bell.notify_one();
+                }
+                id
+            }
+            Entry::SourceFull | Entry::Full => {
+                drop(state);
+                self.fail(ends, Reason::TooMany);
+                return None;
+            }
+        };
+        let bell = Rc::new(Notify::new());
+        state.waiting.insert(id, Rc::clone(&bell));
+        Some((id, bell))
+    }
+
+    fn leave(&self, id: slots::Id) {
+        let mut state = self.state.borrow_mut();
+        state.slots.leave(id);
+        state.waiting.remove(&id);
+        if state.slots.used() == 0 {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Makes a task of a connection whose request has not come, or whose answer is to be delayed.
+    fn linger(self: &Rc<Self>, stream: TcpStream, ends: Ends, got: Vec<u8>) -> After {
+        if let Some((id, evicted)) = self.enter(ends) {
+            let server = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                server
+                    .wait_for_request(stream, ends, got, id, &evicted)
+                    .await;
+                server.leave(id);
+            });
+        }
+        After::Done
+    }
+
+    /// Reads until the request is whole, answers it, and closes.
+    async fn wait_for_request(
+        &self,
+        stream: TcpStream,
+        ends: Ends,
+        mut got: Vec<u8>,
+        id: slots::Id,
+        evicted: &Notify,
+    ) {
+        let (timeout, delay) = {
+            let settings = &self.state.borrow().settings;
+            (settings.limits.request_timeout, settings.delay_write)
+        };
+        let deadline = Instant::now() + timeout;
+        let read = tokio::select! {
+            biased;
+            () = evicted.notified() => Err(Reason::TooMany),
+            read = timeout_at(deadline, read_request(stream, &mut got)) => match read {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(_)) => Err(Reason::Closed),
+                Err(_) => Err(Reason::Timeout),
+            },
+        };
+        let stream = match read {
+            Ok(stream) => stream,
+            Err(reason) => {
+                self.fail(ends, reason);
+                return;
+            }
+        };
+        self.state.borrow_mut().slots.answering(id);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        match self.answer(stream, ends, &got) {
+            After::Unsent(unsent) => self.send_the_rest(unsent, evicted).await,
+            // `read_request` has seen to it that there is a whole request.
+            After::Done | After::Wait(_) => {}
+        }
+    }
+
+    /// Sends an answer as fast as the peer reads it, within `request-timeout`.
+    async fn send_the_rest(&self, unsent: Unsent, evicted: &Notify) {
+        let Unsent {
+            stream,
+            bytes,
+            reply,
+            ends,
+            operation,
+            node,
+            verdict,
+            reason,
+        } = unsent;
+        let mut outcome = Outcome {
+            ends,
+            operation,
+            node: node.as_deref(),
+            verdict,
+            reason,
+        };
+        let deadline = Instant::now() + self.state.borrow().settings.limits.request_timeout;
+        let result = tokio::select! {
+            biased;
+            () = evicted.notified() => Err(Reason::TooMany),
+            sent = timeout_at(deadline, self.send_all(stream, bytes, reply)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(Reason::Closed),
+                Err(_) => Err(Reason::Timeout),
+            },
+        };
+        if let Err(reason) = result {
+            (outcome.verdict, outcome.reason) = (Verdict::Failed, Some(reason));
+        }
+        self.conclude(&mut self.state.borrow_mut(), &outcome);
+        if reply == Reply::Exit {
+            self.killed.notify_one();
+        }
+    }
+
+    /// Sends bytes, and then the lines that are still to be made.
+    async fn send_all(
+        &self,
+        stream: TcpStream,
+        mut bytes: Vec<u8>,
+        reply: Reply,
+    ) -> io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        let mut stream = into_event_loop(stream)?;
+        let mut reply = reply;
+        loop {
+            stream.write_all(&bytes).await?;
+            let Reply::Listing(listing) = reply else {
+                return Ok(());
+            };
+            reply = self.next_lines(listing, &mut bytes);
+            // A long list to a fast reader must not hold up the others.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn next_lines(&self, listing: Listing, bytes: &mut Vec<u8>) -> Reply {
+        bytes.clear();
+        self.state.borrow().desk.continue_listing(listing, bytes)
+    }
+}
+
+impl Unsent {
+    fn new(stream: TcpStream, bytes: Vec<u8>, reply: Reply, outcome: Outcome<'_>) -> Self {
+        let Outcome {
+            ends,
+            operation,
+            node,
+            verdict,
+            reason,
+        } = outcome;
+        Self {
+            stream,
+            bytes,
+            reply,
+            ends,
+            operation,
+            node: node.map(Box::from),
+            verdict,
+            reason,
+        }
+    }
+}
+
+/// Sends what the socket takes at once. `last`: the close comes next, and belongs in the same segment.
+fn send_now(stream: &TcpStream, bytes: &[u8], last: bool) -> io::Result<usize> {
+    let mut flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    if last {
+        flags |= MsgFlags::MSG_MORE;
+    }
+    match send(stream.as_raw_fd(), bytes, flags) {
+        Err(Errno::EAGAIN) => Ok(0),
+        result => Ok(result?),
+    }
+}
+
+/// Reads until there is a whole request, or none that can become one, and gives the connection back.
+async fn read_request(stream: TcpStream, got: &mut Vec<u8>) -> io::Result<TcpStream> {
+    if wire::decode(got) != Decoded::Incomplete {
+        return Ok(stream);
+    }
+    let stream = into_event_loop(stream)?;
+    loop {
+        stream.readable().await?;
+        let mut buffer = [0; READ_AT_ONCE];
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => got.extend(buffer.iter().take(count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        if wire::decode(got) != Decoded::Incomplete {
+            return stream.into_std();
+        }
+    }
+}
+
+fn into_event_loop(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    stream.set_nonblocking(true)?;
+    tokio::net::TcpStream::from_std(stream)
+}
+
+/// The outcome of a request whose answer could not be sent.
+fn cut_off<'a>(outcome: Outcome<'a>, error: &io::Error) -> Outcome<'a> {
+    let reason = if error.kind() == ErrorKind::TimedOut {
+        Reason::Timeout
+    } else {
+        Reason::Closed
+    };
+    Outcome {
+        verdict: Verdict::Failed,
+        reason: Some(reason),
+        ..outcome
+    }
+}

@@ -1,0 +1,88 @@
+//! The one module with unsafe code: what std and nix have no safe function for.
+//!
+//! Adopting descriptors that systemd handed over, closing all others that were inherited, and one
+//! socket option. Each use says why it is sound; nothing here decides anything. Called by `server`
+//! and `daemon`.
+
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+
+use nix::libc;
+use socket2::{Socket, Type};
+
+/// How long the kernel may keep a connection whose first bytes have not come from `accept`, in
+/// seconds (`TCP_DEFER_ACCEPT`, tcp(7)). One is the least: a connection that is accepted with its
+/// request already there is answered on the spot.
+const DEFER_ACCEPT_SECONDS: libc::c_int = 1;
+
+/// Has a listening socket hand a connection out once its first bytes are there.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
+    let value = DEFER_ACCEPT_SECONDS;
+    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads `size` bytes of
+    // `value`, which lives until the call is back.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Closes every descriptor above the standard streams, all at once (close_range(2), Linux 5.9).
+///
+/// To be called before this process has opened any of its own: `main` calls it first of all in
+/// `-daemon` mode.
+///
+/// # Errors
+/// What close_range(2) says; on an older kernel "not implemented".
+pub fn close_inherited() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    const NO_FLAGS: libc::c_uint = 0;
+    // SAFETY: no value of this process owns a descriptor above 2 at this point, see above, so none
+    // is closed under anybody's hands.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, NO_FLAGS) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes over a listening TCP socket that systemd handed to this process, and sets it non-blocking.
+///
+/// # Errors
+/// Names the descriptor that is closed, or is something else.
+pub fn adopt_listener(descriptor: RawFd) -> io::Result<TcpListener> {
+    let wrong = |error: io::Error| {
+        let text =
+            format!("descriptor {descriptor} of systemd is no listening TCP socket: {error}");
+        io::Error::new(error.kind(), text)
+    };
+    // SAFETY: the number comes from LISTEN_FDS, which says that this process owns the descriptor; it
+    // is adopted once, at the start, before anything else could have opened or closed that number.
+    let socket = unsafe { Socket::from_raw_fd(descriptor) };
+    let listening =
+        socket.is_listener().map_err(wrong)? && socket.r#type().map_err(wrong)? == Type::STREAM;
+    let local = socket.local_addr().map_err(wrong)?;
+    if !listening || local.as_socket().is_none() {
+        return Err(wrong(ErrorKind::InvalidInput.into()));
+    }
+    socket.set_nonblocking(true).map_err(wrong)?;
+    // Not all kernels let it be set on a socket that listens already, and it only saves time.
+    let _ = defer_accept(&socket);
+    Ok(socket.into())
+}
