@@ -4,7 +4,9 @@
 //! that one run tells everything. Each mistake has its place from the parser's spans. It opens no
 //! file. Called by `sources`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -12,7 +14,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::diagnostic::{Problem, Text, quote};
 use super::nets::{self, ListenOn};
-use super::{Format, Limits, Settings, keys, syntax, values};
+use super::{Audit, Format, Limits, Settings, keys, syntax, values};
 use crate::access::{Networks, Rules};
 
 /// The most of anything that is counted: beyond it, a number is a slip.
@@ -25,7 +27,14 @@ type Value<'i> = Spanned<DeValue<'i>>;
 /// Lays what the file says over `settings`. Gives the mistakes, from top to bottom; the settings are
 /// then of no use but for what is known to be right.
 pub(super) fn read_into(settings: &mut Settings, text: &Text) -> Vec<Problem> {
-    let (table, errors) = DeTable::parse_recoverable(text.as_str());
+    let (mut table, mut errors) = DeTable::parse_recoverable(text.as_str());
+    // The parser understands nothing behind a key without a value, so it gets another try.
+    let rest = syntax::without_bare_keys(text, &errors);
+    if let Some(rest) = &rest {
+        let more;
+        (table, more) = DeTable::parse_recoverable(rest);
+        errors.extend(more);
+    }
     let mut walk = Walk::default();
     walk.root(table.get_ref(), settings);
     text.problems(syntax::merge(text, &errors, walk.wrong))
@@ -98,7 +107,7 @@ impl Walk {
         }
     }
 
-    fn audit(&mut self, value: &Value<'_>, audit: &mut super::Audit) {
+    fn audit(&mut self, value: &Value<'_>, audit: &mut Audit) {
         let Some(table) = self.table("audit", "[audit]", value) else {
             return;
         };
@@ -155,7 +164,7 @@ impl Walk {
         }
     }
 
-    fn listen(&mut self, value: &Value<'_>, listen: &mut Option<Vec<std::net::IpAddr>>) {
+    fn listen(&mut self, value: &Value<'_>, listen: &mut Option<Vec<IpAddr>>) {
         let Some(list) = self.list("listen", "10.0.3.5", value) else {
             return;
         };
@@ -319,11 +328,7 @@ impl Walk {
         None
     }
 
-    fn unknown(
-        &mut self,
-        key: &Spanned<std::borrow::Cow<'_, str>>,
-        known: &'static [&'static str],
-    ) {
+    fn unknown(&mut self, key: &Spanned<Cow<'_, str>>, known: &'static [&'static str]) {
         let what = keys::unknown(key.get_ref(), known);
         self.add_about_keys(key.span().start, what);
     }

@@ -3,7 +3,7 @@
 //! The parser guesses on behind a mistake. Most of what it then understands is right, some is the
 //! mistake again in other words; that is left out here. Called by `file`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use toml::de::Error;
 
@@ -25,7 +25,9 @@ pub(super) fn merge(text: &Text, errors: &[Error], wrong: Vec<Wrong>) -> Vec<(us
             if !broken_lines.insert(line) {
                 continue;
             }
-            if text.line(line).1.trim_start().starts_with('[') || is_open(error.message()) {
+            if text.line(line).1.trim_start().starts_with('[')
+                || error.message().starts_with(UNCLOSED)
+            {
                 broken_header = broken_header.min(span.start);
             }
         }
@@ -41,11 +43,30 @@ pub(super) fn merge(text: &Text, errors: &[Error], wrong: Vec<Wrong>) -> Vec<(us
     told
 }
 
+/// The parser's messages that are looked for, by their beginning.
 const DUPLICATE: &str = "duplicate key";
+const BARE_KEY: &str = "key with no value";
+const UNCLOSED: &str = "unclosed";
 
-/// Whether the parser met the end of something later than it should, or skipped the rest.
-fn is_open(message: &str) -> bool {
-    message.starts_with("unclosed") || message.starts_with("key with no value")
+/// The text with spaces in place of the lines that are a key without a value, where there are any.
+/// All offsets stay.
+pub(super) fn without_bare_keys(text: &Text, errors: &[Error]) -> Option<String> {
+    let mut rest = String::new();
+    let mut end = 0;
+    let lines: BTreeSet<_> = errors
+        .iter()
+        .filter(|e| e.message().starts_with(BARE_KEY))
+        .filter_map(Error::span)
+        .map(|span| text.line_of(span.start))
+        .collect();
+    for line in lines {
+        let (begin, content) = text.line(line);
+        rest.push_str(text.as_str().get(end..begin)?);
+        rest.extend(std::iter::repeat_n(' ', content.len()));
+        end = begin + content.len();
+    }
+    rest.push_str(text.as_str().get(end..)?);
+    (end > 0).then_some(rest)
 }
 
 /// The parser's message: in our words where its own lead astray.
@@ -64,6 +85,9 @@ fn words(message: &str, content: &str) -> String {
             let shown = quote(content);
             format!("{shown} has no quotes around it; expected \"...\" around a string")
         };
+    }
+    if message.starts_with(BARE_KEY) {
+        return "a key without a value; expected = and a value".to_owned();
     }
     if message.starts_with("invalid float") {
         return "neither a number nor a string; expected \"...\" around a string".to_owned();

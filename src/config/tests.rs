@@ -504,7 +504,7 @@ fn syntax_errors() {
         ),
         (
             "port\nlisten = []",
-            &["1:5: key with no value; expected `=`"],
+            &["1:5: a key without a value; expected = and a value"],
         ),
         // What stands behind a broken header may belong anywhere.
         (
@@ -533,6 +533,23 @@ fn mistakes_of_all_kinds_in_one_run() {
             r#"5:1: unknown key "connektions", which is probably connections; expected one of connections, per-source, request-timeout, registrations"#,
             "6:14: per-source is 0; expected a whole number from 1 to 1048576",
             "7:17: extra `=`; expected nothing",
+        ]
+    );
+}
+
+#[test]
+fn behind_a_key_without_a_value_the_rest_is_read() {
+    assert_eq!(
+        headlines(
+            "port: 4369\n[limits]\nper-source 5\nconnections = 0\nconnections = 1\né\n[audit]\nwindow = \"1\""
+        ),
+        [
+            "1:7: a key without a value; expected = and a value",
+            "3:12: a key without a value; expected = and a value",
+            "4:15: connections is 0; expected a whole number from 1 to 1048576",
+            "5:1: \"connections\" is given twice; expected it once, with everything that belongs to it",
+            "6:2: a key without a value; expected = and a value",
+            "8:10: \"1\" has no unit; expected a duration with one, such as \"1s\"",
         ]
     );
 }
@@ -781,7 +798,7 @@ fn files_that_cannot_be_read() {
     let largest = folder.file("largest.toml", "#".repeat(4 * 1024 * 1024));
     assert!(load(&["-config", &largest], &[]).is_ok());
     let secret = folder.file("secret.toml", "");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&secret).is_err() {
         // Not as root, to whom everything is readable.
         assert_eq!(
