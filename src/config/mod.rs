@@ -4,10 +4,30 @@
 //! file, file beats default; every mistake is found in one run. Called by `main` at the start, and by
 //! `server` when SIGHUP asks to read the file again.
 
+mod cli;
+mod diagnostic;
+mod file;
+mod keys;
+mod nets;
+mod options;
+mod read;
+mod show;
+mod sources;
+mod syntax;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::cli::{Command, CommandLineError, Invocation, Mode};
+pub use self::diagnostic::{Errors, Problem};
+pub use self::options::{OPTIONS, OptionSpec, Section, help, usage, version};
+pub use self::show::show;
+pub use self::sources::Sources;
 use crate::access::Rules;
 
 /// epmd's registered port.
@@ -28,9 +48,10 @@ pub const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
 /// Everything that the daemon goes by, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The file that was read, where there was one.
+    /// The file that was read, where there was one; with its full name, as far as there is one.
     pub file: Option<PathBuf>,
-    /// Addresses to listen on besides loopback; `None` is every address.
+    /// Addresses to listen on besides loopback; `None` is every address, an empty list is loopback
+    /// alone.
     pub listen: Option<Vec<IpAddr>>,
     /// TCP port; 0 lets the kernel choose (for tests).
     pub port: u16,
@@ -50,6 +71,24 @@ pub struct Settings {
     pub debug: u8,
 }
 
+impl Default for Settings {
+    /// What is in force where nothing is configured.
+    fn default() -> Self {
+        Self {
+            file: None,
+            listen: None,
+            port: DEFAULT_PORT,
+            rules: Rules::default(),
+            limits: Limits::default(),
+            audit: Audit::default(),
+            relaxed_command_check: false,
+            delay_accept: Duration::ZERO,
+            delay_write: Duration::ZERO,
+            debug: 0,
+        }
+    }
+}
+
 /// `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -63,6 +102,17 @@ pub struct Limits {
     pub registrations: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: DEFAULT_CONNECTIONS,
+            per_source: DEFAULT_PER_SOURCE,
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            registrations: DEFAULT_REGISTRATIONS,
+        }
+    }
+}
+
 /// `[audit]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
@@ -72,6 +122,16 @@ pub struct Audit {
     pub window: Duration,
     /// Tell answered lookups as well.
     pub lookups: bool,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            format: Format::Auto,
+            window: DEFAULT_WINDOW,
+            lookups: false,
+        }
+    }
 }
 
 /// `audit.format`.
@@ -85,4 +145,20 @@ pub enum Format {
     Json,
     /// One line of text on stderr.
     Text,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Journald, Self::Json, Self::Text];
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Journald => "journald",
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
 }

@@ -1,0 +1,435 @@
+//! The command line, taken apart: what is to be done, and which options were given.
+//!
+//! It judges the form of the command line, not the values: these are checked where they are used, so
+//! that `epmd -names` does not fail at what it does not need. Called once, by `main`. The environment
+//! is read here and nowhere else, through a function that `main` gives.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use getopts::{Fail, Matches, Options};
+
+use super::diagnostic::quote;
+use super::options::{OPTIONS, OptionSpec, Section, usage};
+use super::sources::{Given, Sources};
+use crate::exit::Exit;
+
+/// How the daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the foreground.
+    Foreground,
+    /// `-daemon`: detached.
+    Daemon,
+    /// `-systemd`: as systemd's service. The only mode that looks at systemd's variables.
+    Systemd,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run the daemon.
+    Run(Mode),
+    /// `-check_config`: check the settings and print them.
+    CheckConfig,
+    /// `-names`.
+    Names,
+    /// `-started`.
+    Started,
+    /// `-dump`.
+    Dump,
+    /// `-kill`.
+    Kill,
+    /// `-stop Name`: the name's UTF-8 bytes.
+    Stop(Vec<u8>),
+    /// `-help`.
+    Help,
+    /// `-version`.
+    Version,
+}
+
+/// One call of `epmd`: what is to be done, and by which settings.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// What is to be done.
+    pub command: Command,
+    /// Where the settings come from.
+    pub sources: Sources,
+}
+
+/// The command line is no command line. Shows itself as stock does, with the usage; the reason stands
+/// under it, where a terminal has scrolled to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLineError {
+    reason: String,
+}
+
+impl CommandLineError {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+        }
+    }
+
+    /// Why, in one line.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The status with which the process ends: stock's.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        Exit::Failure
+    }
+}
+
+impl fmt::Display for CommandLineError {
+    /// The usage text, an empty line, and the reason; no newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nepmd: {}", usage(), self.reason)
+    }
+}
+
+impl std::error::Error for CommandLineError {}
+
+impl Invocation {
+    /// Takes the command line apart. `args` come without the program's name; `env` gives the value of
+    /// an environment variable, and is asked for epmd's own only.
+    ///
+    /// # Errors
+    /// An unknown option, one without its value or with one too many, an argument that is no option,
+    /// a command that is not the last, two commands, `-daemon` with `-systemd`, text that is not UTF-8.
+    pub fn parse(
+        args: impl Iterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, CommandLineError> {
+        let args = args
+            .map(|arg| {
+                arg.into_string().map_err(|arg| {
+                    let shown = quote(&arg.to_string_lossy());
+                    CommandLineError::new(format!("{shown} is not UTF-8"))
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let matches = parser().parse(&args).map_err(|fail| explain(&fail))?;
+        if let Some(extra) = matches.free.first() {
+            return Err(CommandLineError::new(format!(
+                "{} is no option; expected options, then at most one command",
+                quote(extra)
+            )));
+        }
+        Ok(Self {
+            command: command(&matches)?,
+            sources: Sources::new(options(&matches), environment(env)),
+        })
+    }
+}
+
+/// getopts' view of the table. Every option may be repeated, as in stock, where the last value wins.
+fn parser() -> Options {
+    let mut parser = Options::new();
+    parser.long_only(true);
+    for option in OPTIONS {
+        let short = option.short.unwrap_or_default();
+        match option.value {
+            Some(value) => parser.optmulti(short, option.name, option.brief, value),
+            None => parser.optflagmulti(short, option.name, option.brief),
+        };
+    }
+    parser
+}
+
+/// getopts' complaint in our words.
+fn explain(fail: &Fail) -> CommandLineError {
+    let shown = |name: &str| quote(&format!("-{name}"));
+    CommandLineError::new(match fail {
+        Fail::UnrecognizedOption(name) => format!("{} is an unknown option", shown(name)),
+        Fail::ArgumentMissing(name) => format!("{} needs a value", shown(name)),
+        Fail::UnexpectedArgument(name) => format!("{} takes no value", shown(name)),
+        Fail::OptionMissing(name) | Fail::OptionDuplicated(name) => shown(name),
+    })
+}
+
+/// What is to be done.
+fn command(matches: &Matches) -> Result<Command, CommandLineError> {
+    let commands: Vec<_> = OPTIONS
+        .iter()
+        .filter(|o| o.section == Section::Interactive)
+        .flat_map(|o| {
+            matches
+                .opt_positions(o.name)
+                .into_iter()
+                .map(move |p| (p, o))
+        })
+        .collect();
+    let Some((position, option)) = commands.first().copied() else {
+        return mode(matches).map(Command::Run);
+    };
+    if let Some((_, other)) = commands.get(1) {
+        return Err(CommandLineError::new(format!(
+            "\"-{}\" and \"-{}\" are two commands; expected one",
+            option.name, other.name
+        )));
+    }
+    // Stock takes nothing behind its commands. Ours read well in either order.
+    if option.stock
+        && let Some(behind) = OPTIONS.iter().find(|o| follows(matches, o, position))
+    {
+        return Err(CommandLineError::new(format!(
+            "\"-{}\" stands behind the command \"-{}\"; expected the command to be the last",
+            behind.name, option.name
+        )));
+    }
+    Ok(match option.name {
+        "check_config" => Command::CheckConfig,
+        "names" => Command::Names,
+        "started" => Command::Started,
+        "dump" => Command::Dump,
+        "kill" => Command::Kill,
+        "stop" => Command::Stop(matches.opt_str("stop").unwrap_or_default().into_bytes()),
+        "version" => Command::Version,
+        _ => Command::Help,
+    })
+}
+
+/// Whether an option stands behind `position`.
+fn follows(matches: &Matches, option: &OptionSpec, position: usize) -> bool {
+    let positions = matches.opt_positions(option.name);
+    positions.into_iter().any(|p| p > position)
+}
+
+/// How the daemon is to run.
+fn mode(matches: &Matches) -> Result<Mode, CommandLineError> {
+    match (
+        matches.opt_present("daemon"),
+        matches.opt_present("systemd"),
+    ) {
+        (false, false) => Ok(Mode::Foreground),
+        (true, false) => Ok(Mode::Daemon),
+        (false, true) => Ok(Mode::Systemd),
+        (true, true) => Err(CommandLineError::new(
+            "\"-daemon\" and \"-systemd\" exclude each other; expected one",
+        )),
+    }
+}
+
+/// The options as they were given.
+fn options(matches: &Matches) -> Given {
+    let last = |name: &str| matches.opt_strs(name).pop();
+    Given {
+        config: last("config").map(PathBuf::from),
+        address: last("address"),
+        port: last("port"),
+        allow: last("allow"),
+        packet_timeout: last("packet_timeout"),
+        delay_accept: last("delay_accept"),
+        delay_write: last("delay_write"),
+        relaxed_command_check: matches.opt_present("relaxed_command_check"),
+        debug: u8::try_from(matches.opt_count("debug")).unwrap_or(u8::MAX),
+    }
+}
+
+/// The environment as it is. An empty variable is as good as none, but for the one that counts
+/// whatever its value. What is not UTF-8 is no address and no number, and will be told so.
+fn environment(env: impl Fn(&str) -> Option<OsString>) -> Given {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty());
+    let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+    Given {
+        config: set("EPMD_CONFIG").map(PathBuf::from),
+        address: text("ERL_EPMD_ADDRESS"),
+        port: text("ERL_EPMD_PORT"),
+        allow: text("EPMD_ALLOW"),
+        relaxed_command_check: env("ERL_EPMD_RELAXED_COMMAND_CHECK").is_some(),
+        ..Given::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Invocation, CommandLineError> {
+        Invocation::parse(args.iter().map(OsString::from), |_| None)
+    }
+
+    fn command_of(args: &[&str]) -> Command {
+        parse(args).expect("a command line").command
+    }
+
+    fn reason(args: &[&str]) -> String {
+        parse(args)
+            .expect_err("no command line")
+            .reason()
+            .to_owned()
+    }
+
+    #[test]
+    fn commands() {
+        assert_eq!(command_of(&[]), Command::Run(Mode::Foreground));
+        assert_eq!(command_of(&["-daemon"]), Command::Run(Mode::Daemon));
+        assert_eq!(command_of(&["-systemd"]), Command::Run(Mode::Systemd));
+        for (name, command) in [
+            ("names", Command::Names),
+            ("started", Command::Started),
+            ("dump", Command::Dump),
+            ("kill", Command::Kill),
+            ("check_config", Command::CheckConfig),
+            ("help", Command::Help),
+            ("version", Command::Version),
+        ] {
+            assert_eq!(command_of(&[&format!("-{name}")]), command);
+            assert_eq!(command_of(&[&format!("--{name}")]), command);
+            assert_eq!(
+                command_of(&["-d", "-port", "1", &format!("-{name}")]),
+                command
+            );
+            assert_eq!(command_of(&["-daemon", &format!("-{name}")]), command);
+        }
+        assert_eq!(
+            command_of(&["-stop", "api"]),
+            Command::Stop(b"api".to_vec())
+        );
+        assert_eq!(command_of(&["-stop", "-d"]), Command::Stop(b"-d".to_vec()));
+    }
+
+    #[test]
+    fn stocks_commands_come_last() {
+        for name in ["names", "started", "dump", "kill"] {
+            assert_eq!(
+                reason(&[&format!("-{name}"), "-port", "4369"]),
+                format!(
+                    "\"-port\" stands behind the command \"-{name}\"; expected the command to be the last"
+                )
+            );
+            assert_eq!(
+                reason(&[&format!("-{name}"), "x"]),
+                "\"x\" is no option; expected options, then at most one command"
+            );
+        }
+        assert!(parse(&["-stop", "a", "-d"]).is_err());
+        assert!(parse(&["-stop", "a", "b"]).is_err());
+    }
+
+    #[test]
+    fn our_commands_may_stand_anywhere() {
+        assert_eq!(
+            command_of(&["-check_config", "-config", "f"]),
+            Command::CheckConfig
+        );
+        assert_eq!(command_of(&["-help", "-d"]), Command::Help);
+    }
+
+    #[test]
+    fn what_is_no_command_line() {
+        for (args, message) in [
+            (&["-bogus"][..], "\"-bogus\" is an unknown option"),
+            (&["-dd"], "\"-dd\" is an unknown option"),
+            (&["---names"], "\"--names\" is an unknown option"),
+            (&["-=x"], "\"-\" is an unknown option"),
+            (&["-\u{1b}"], "\"-\\u{1b}\" is an unknown option"),
+            (&["-é"], "\"-é\" is an unknown option"),
+            (&["-nam"], "\"-nam\" is an unknown option"),
+            (&["-port"], "\"-port\" needs a value"),
+            (&["-stop"], "\"-stop\" needs a value"),
+            (&["-daemon=1"], "\"-daemon\" takes no value"),
+            (
+                &["-"],
+                "\"-\" is no option; expected options, then at most one command",
+            ),
+            (
+                &["x"],
+                "\"x\" is no option; expected options, then at most one command",
+            ),
+            (
+                &["-names", "-names"],
+                "\"-names\" and \"-names\" are two commands; expected one",
+            ),
+            (
+                &["-kill", "-names"],
+                "\"-names\" and \"-kill\" are two commands; expected one",
+            ),
+            (
+                &["-daemon", "-systemd"],
+                "\"-daemon\" and \"-systemd\" exclude each other; expected one",
+            ),
+        ] {
+            assert_eq!(reason(args), message);
+        }
+        let bytes = OsString::from_vec(vec![b'-', 0xff]);
+        let error = Invocation::parse([bytes].into_iter(), |_| None).unwrap_err();
+        assert_eq!(error.reason(), "\"-\u{fffd}\" is not UTF-8");
+    }
+
+    #[test]
+    fn a_wrong_command_line_gets_the_usage_and_the_reason() {
+        let error = parse(&["-bogus"]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("usage: epmd [-d|-debug]"));
+        assert!(text.ends_with("\n\nepmd: \"-bogus\" is an unknown option"));
+        assert_eq!(error.exit(), Exit::Failure);
+    }
+
+    #[test]
+    fn values_are_kept_as_given_and_the_last_wins() {
+        let sources = parse(&[
+            "-d",
+            "--debug",
+            "-d",
+            "-port",
+            "1",
+            "-port=2",
+            "--address",
+            "a b",
+            "-allow",
+            "-x",
+            "-config",
+            "f",
+            "-packet_timeout",
+            "3",
+            "-delay_accept",
+            "4",
+            "-delay_write",
+            "5",
+            "-relaxed_command_check",
+        ])
+        .unwrap()
+        .sources;
+        let given = sources.options();
+        assert_eq!(given.debug, 3);
+        assert_eq!(given.port.as_deref(), Some("2"));
+        assert_eq!(given.address.as_deref(), Some("a b"));
+        assert_eq!(given.allow.as_deref(), Some("-x"));
+        assert_eq!(given.packet_timeout.as_deref(), Some("3"));
+        assert_eq!(given.delay_accept.as_deref(), Some("4"));
+        assert_eq!(given.delay_write.as_deref(), Some("5"));
+        assert!(given.relaxed_command_check);
+        assert_eq!(given.config, Some(PathBuf::from("f")));
+        let many = vec!["-d"; 300];
+        assert_eq!(parse(&many).unwrap().sources.options().debug, 255);
+    }
+
+    #[test]
+    fn the_environment_is_read_once_and_empty_is_unset() {
+        let sources = Invocation::parse(std::iter::empty(), |name| Some(name.into()))
+            .unwrap()
+            .sources;
+        let given = sources.environment();
+        assert_eq!(given.config, Some(PathBuf::from("EPMD_CONFIG")));
+        assert_eq!(given.address.as_deref(), Some("ERL_EPMD_ADDRESS"));
+        assert_eq!(given.port.as_deref(), Some("ERL_EPMD_PORT"));
+        assert_eq!(given.allow.as_deref(), Some("EPMD_ALLOW"));
+        assert!(given.relaxed_command_check);
+        let sources = Invocation::parse(std::iter::empty(), |_| Some(OsString::new()))
+            .unwrap()
+            .sources;
+        let expected = Given {
+            relaxed_command_check: true,
+            ..Given::default()
+        };
+        assert_eq!(sources.environment(), &expected);
+    }
+}

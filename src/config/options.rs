@@ -1,0 +1,402 @@
+//! The table of options: what there is, with which value, and what it does.
+//!
+//! The parser in `cli`, the usage text, `-help` and the manual page all come from it, so that they
+//! can't disagree. It reads nothing. Called by `cli` and `main`, and compared with the manual page in
+//! a test.
+
+use std::fmt::Write as _;
+
+use super::DEFAULT_PORT;
+
+/// Under which heading an option is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// How the daemon runs.
+    Regular,
+    /// Stock's aids for debugging.
+    DbgExtra,
+    /// Instead of running a daemon.
+    Interactive,
+}
+
+/// One option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionSpec {
+    /// Its name, without a dash.
+    pub name: &'static str,
+    /// A second name of one letter, without a dash.
+    pub short: Option<&'static str>,
+    /// What stands for its value, where it takes one.
+    pub value: Option<&'static str>,
+    /// Under which heading it is shown.
+    pub section: Section,
+    /// What it does, for the usage text.
+    pub brief: &'static str,
+    /// What else there is to know, for `-help` and the manual page; may be empty.
+    pub more: &'static str,
+    /// Whether stock epmd has it.
+    pub stock: bool,
+}
+
+/// All options, in the order in which they are shown.
+pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "debug",
+        short: Some("d"),
+        value: None,
+        section: Section::Regular,
+        brief: "Tell every request on the standard error stream. Given more than once, tell more.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "address",
+        short: None,
+        value: Some("List"),
+        section: Section::Regular,
+        brief: "Listen only on this comma- or space-separated list of IP addresses (and on the \
+                loopback interface).",
+        more: "Beats ERL_EPMD_ADDRESS, which beats listen in the file. Default: every address. Whom \
+               epmd serves is another matter: see -allow.",
+        stock: true,
+    },
+    OptionSpec {
+        name: "port",
+        short: None,
+        value: Some("No"),
+        section: Section::Regular,
+        brief: "Listen on another port than 4369, or ask the epmd there.",
+        more: "Beats ERL_EPMD_PORT, which beats port in the file. 0 lets the kernel choose.",
+        stock: true,
+    },
+    OptionSpec {
+        name: "daemon",
+        short: None,
+        value: None,
+        section: Section::Regular,
+        brief: "Start epmd detached (as a daemon).",
+        more: "Ends at once with status 0 where an epmd has the port already.",
+        stock: true,
+    },
+    OptionSpec {
+        name: "relaxed_command_check",
+        short: None,
+        value: None,
+        section: Section::Regular,
+        brief: "Allow this host to end epmd with -kill even if there are registered nodes, and to \
+                unregister a node with -stop.",
+        more: "ERL_EPMD_RELAXED_COMMAND_CHECK does the same, whatever its value.",
+        stock: true,
+    },
+    OptionSpec {
+        name: "systemd",
+        short: None,
+        value: None,
+        section: Section::Regular,
+        brief: "Run as a service of systemd: take its sockets where it passes some, and tell it when \
+                epmd is ready.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "config",
+        short: None,
+        value: Some("File"),
+        section: Section::Regular,
+        brief: "Read this file instead of /etc/epmd.toml.",
+        more: "Beats EPMD_CONFIG. A file that is named must exist; /etc/epmd.toml need not.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "allow",
+        short: None,
+        value: Some("Nets"),
+        section: Section::Regular,
+        brief: "Let these comma-separated networks look names up. This host always may.",
+        more: "Beats EPMD_ALLOW, which beats access.allow in the file. An address without a prefix \
+               length is that one host, \"*\" is everyone. Default: nobody but this host.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "packet_timeout",
+        short: None,
+        value: Some("Seconds"),
+        section: Section::DbgExtra,
+        brief: "How long a request may take to arrive before its connection is closed (default 5).",
+        more: "Beats limits.request-timeout in the file.",
+        stock: true,
+    },
+    OptionSpec {
+        name: "delay_accept",
+        short: None,
+        value: Some("Seconds"),
+        section: Section::DbgExtra,
+        brief: "Simulate a busy server: wait before each connection is accepted.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "delay_write",
+        short: None,
+        value: Some("Seconds"),
+        section: Section::DbgExtra,
+        brief: "Simulate a busy server: wait before each answer is sent.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "names",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "List the names registered with the running epmd.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "started",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "Print nothing; status 0 if an epmd is running, 1 if not.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "dump",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "List all names that the running epmd knows, those that are gone too.",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "kill",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "End the running epmd (only if no name is registered or it was started with \
+                -relaxed_command_check).",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "stop",
+        short: None,
+        value: Some("Name"),
+        section: Section::Interactive,
+        brief: "Unregister a name (only if epmd was started with -relaxed_command_check).",
+        more: "",
+        stock: true,
+    },
+    OptionSpec {
+        name: "check_config",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "Check command line, environment and file, and print what would be in force.",
+        more: "Status 0 if all is well, 78 if anything is wrong.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "help",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "Print this with more words.",
+        more: "",
+        stock: false,
+    },
+    OptionSpec {
+        name: "version",
+        short: None,
+        value: None,
+        section: Section::Interactive,
+        brief: "Print the version.",
+        more: "",
+        stock: false,
+    },
+];
+
+const HEADINGS: [(Section, &str); 3] = [
+    (Section::Regular, "Regular options"),
+    (Section::DbgExtra, "DbgExtra options"),
+    (Section::Interactive, "Interactive options"),
+];
+
+/// What `-help` says beyond the table.
+const ENVIRONMENT: &str = "\
+Environment
+    ERL_EPMD_ADDRESS, ERL_EPMD_PORT, ERL_EPMD_RELAXED_COMMAND_CHECK,
+    EPMD_CONFIG, EPMD_ALLOW: as the options of these names. An empty one is
+    as good as none, but for ERL_EPMD_RELAXED_COMMAND_CHECK. The command
+    line beats the environment, the environment beats the file.
+
+Exit status
+    0 success; 1 failure: no epmd there, port taken, wrong command line;
+    78 wrong configuration: option's value, environment or file.
+";
+
+/// Where the synopsis is broken: as stock does, whose first two lines these are.
+const SYNOPSIS_WIDTH: usize = 57;
+/// Where descriptions are broken.
+const WIDTH: usize = 74;
+
+impl OptionSpec {
+    /// Its names and value as one writes them: `-d|-debug`, `-port No`.
+    #[must_use]
+    pub fn synopsis(&self) -> String {
+        let short = self.short.map(|s| format!("-{s}|")).unwrap_or_default();
+        let value = self.value.map(|v| format!(" {v}")).unwrap_or_default();
+        format!("{short}-{}{value}", self.name)
+    }
+}
+
+/// What a wrong command line gets on stderr, in stock's form. Ends with a newline.
+#[must_use]
+pub fn usage() -> String {
+    let mut text = synopsis();
+    text.push_str("\nSee epmd -help and the epmd manual page for more.\n");
+    describe(&mut text, false);
+    text
+}
+
+/// What `-help` prints. Ends with a newline.
+#[must_use]
+pub fn help() -> String {
+    let mut text = synopsis();
+    let _ = write!(
+        text,
+        "\nThe port mapper of Erlang and Elixir nodes. It serves this host, and the\n\
+         networks that it was told to. Default port: {DEFAULT_PORT}.\n\
+         One or two dashes are the same. Options stand before a command.\n"
+    );
+    describe(&mut text, true);
+    text.push('\n');
+    text.push_str(ENVIRONMENT);
+    text
+}
+
+/// What `-version` prints. Ends with a newline.
+#[must_use]
+pub fn version() -> String {
+    format!("hardened-epmd {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// The lines that begin with `usage:`.
+fn synopsis() -> String {
+    let of = |section| OPTIONS.iter().filter(move |o| o.section == section);
+    let mut items: Vec<_> = of(Section::Regular)
+        .map(|o| format!("[{}]", o.synopsis()))
+        .collect();
+    items.insert(1.min(items.len()), "[DbgExtra...]".to_owned());
+    let mut text = String::new();
+    wrap(&mut text, "usage: epmd ", &items, SYNOPSIS_WIDTH);
+    for (stock, options) in [(true, "[-d|-debug] [-port No]"), (false, "[Option...]")] {
+        let commands = of(Section::Interactive).filter(|o| o.stock == stock);
+        let commands: Vec<_> = commands.map(OptionSpec::synopsis).collect();
+        let _ = writeln!(text, "       epmd {options} [{}]", commands.join("|"));
+    }
+    text
+}
+
+/// The options under their headings.
+fn describe(text: &mut String, more: bool) {
+    for (section, heading) in HEADINGS {
+        let _ = write!(text, "\n{heading}\n");
+        for option in OPTIONS.iter().filter(|o| o.section == section) {
+            if let Some(short) = option.short {
+                let _ = writeln!(text, "    -{short}");
+            }
+            let value = option.value.map(|v| format!(" {v}")).unwrap_or_default();
+            let _ = writeln!(text, "    -{}{value}", option.name);
+            let extra = if more { option.more } else { "" };
+            let words = option.brief.split(' ').chain(extra.split(' '));
+            let words: Vec<_> = words.filter(|w| !w.is_empty()).map(str::to_owned).collect();
+            wrap(text, "        ", &words, WIDTH);
+        }
+    }
+}
+
+/// Adds `items` with spaces between them, in lines of at most `width`; `first` begins the first
+/// line, and as many spaces each other.
+fn wrap(text: &mut String, first: &str, items: &[String], width: usize) {
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for item in items {
+        if !empty && line.len() + 1 + item.len() > width {
+            text.push_str(&line);
+            text.push('\n');
+            line = " ".repeat(first.len());
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(item);
+        empty = false;
+    }
+    text.push_str(&line);
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_begins_as_stocks() {
+        let usage = usage();
+        let lines: Vec<_> = usage.lines().collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "usage: epmd [-d|-debug] [DbgExtra...] [-address List]",
+                "            [-port No] [-daemon] [-relaxed_command_check]",
+            ]
+        );
+        assert!(usage.contains("\n       epmd [-d|-debug] [-port No] [-names|-started|"));
+        assert!(usage.contains("\n       epmd [Option...] [-check_config|-help|-version]\n"));
+        assert!(usage.contains("\nRegular options\n    -d\n    -debug\n        Tell every"));
+        assert!(usage.contains("\nDbgExtra options\n    -packet_timeout Seconds\n"));
+        assert!(usage.contains("    -stop Name\n"));
+    }
+
+    #[test]
+    fn each_option_is_shown_in_both() {
+        for option in OPTIONS {
+            let line = format!("\n    -{}", option.name);
+            assert!(usage().contains(&line), "{line}");
+            assert!(help().contains(&line), "{line}");
+        }
+        assert!(help().contains("Beats EPMD_CONFIG."));
+        assert!(help().contains("EPMD_ALLOW"));
+        assert!(help().contains("78 wrong configuration"));
+    }
+
+    #[test]
+    fn lines_are_short() {
+        for line in usage().lines().chain(help().lines()) {
+            assert!(line.len() <= 80, "{line}");
+            assert_eq!(line, line.trim_end());
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_have_no_dash() {
+        let mut names: Vec<_> = OPTIONS.iter().map(|o| o.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), OPTIONS.len());
+        assert!(names.iter().all(|n| !n.contains('-')));
+    }
+
+    #[test]
+    fn version_has_the_packages() {
+        assert_eq!(
+            version(),
+            format!("hardened-epmd {}\n", env!("CARGO_PKG_VERSION"))
+        );
+    }
+}
