@@ -45,8 +45,8 @@ impl Networks {
 
     /// The networks in ascending order, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
-        let v4 = self.v4.iter().map(|n| IpNet::V4(n));
-        v4.chain(self.v6.iter().map(|n| IpNet::V6(n)))
+        let v4 = self.v4.iter().map(IpNet::V4);
+        v4.chain(self.v6.iter().map(IpNet::V6))
     }
 }
 

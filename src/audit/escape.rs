@@ -148,7 +148,15 @@ mod tests {
     #[test]
     fn different_names_are_told_differently() {
         let alphabet: [&[u8]; 9] = [
-            b"\\", b"x", b"f", b"\xff", b"\n", b"n", b"\"", b"\xe2\x80\xae", b"u{202e}",
+            b"\\",
+            b"x",
+            b"f",
+            b"\xff",
+            b"\n",
+            b"n",
+            b"\"",
+            b"\xe2\x80\xae",
+            b"u{202e}",
         ];
         let mut seen: HashMap<String, Vec<u8>> = HashMap::new();
         for i in 0..9_usize.pow(4) {
@@ -165,12 +173,18 @@ mod tests {
         assert_eq!(escape_name("é".repeat(255).as_bytes()), "é".repeat(255));
         let cut = format!("{}…", "é".repeat(255));
         assert_eq!(escape_name("é".repeat(256).as_bytes()), cut);
-        assert_eq!(escape_name(&[0xff; 3056]), format!("{}…", "\\xff".repeat(255)));
+        assert_eq!(
+            escape_name(&[0xff; 3056]),
+            format!("{}…", "\\xff".repeat(255))
+        );
     }
 
     #[test]
     fn a_note_keeps_its_lines() {
         let note = "epmd: f:1:2: \"x\"\n\t^ \\ \x1b\u{202e}\r";
-        assert_eq!(escape_note(note), "epmd: f:1:2: \"x\"\n\t^ \\ \\u{1b}\\u{202e}\\r");
+        assert_eq!(
+            escape_note(note),
+            "epmd: f:1:2: \"x\"\n\t^ \\ \\u{1b}\\u{202e}\\r"
+        );
     }
 }

@@ -10,9 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Kind, escape, table::SOURCES};
+use super::table::{Row, SOURCES};
+use super::{Event, Kind, escape, escape_name};
 use crate::config;
-use crate::outcome::{Operation, Reason, Setting};
+use crate::outcome::{Operation, Outcome, Reason, Setting, Verdict};
 
 /// Where a setting's value comes from. A later one replaces all of an earlier one, so a peer has to be
 /// added where the value is, or it would be added to no avail.
@@ -50,30 +51,117 @@ impl Default for Hint {
     }
 }
 
+/// Makes the line that is due for a row, which counts as told then.
+pub(super) fn of_row(row: &mut Row, source: IpAddr, now: Duration, hint: &Hint) -> Event {
+    let sum = row.take(now);
+    let several = sum.is_some();
+    let name = row.name().filter(|_| !(several && row.names_differ));
+    let node = name.map(escape_name);
+    let line = Line {
+        kind: row.kind,
+        operation: row.operation,
+        reason: row.reason,
+        setting: row.setting.filter(|_| !(several && row.settings_differ)),
+        name: match &node {
+            Some(name) => Name::One(name),
+            None if several && row.names_differ => Name::Several,
+            None => Name::None,
+        },
+        peer: source,
+        local: row.local,
+    };
+    Event {
+        kind: row.kind,
+        operation: Some(row.operation),
+        peer: Some((source, row.port)),
+        local: Some(row.local),
+        reason: Some(row.reason),
+        repeats: sum.map_or(0, |(repeats, _)| repeats),
+        message: match sum {
+            None => line.first(hint),
+            Some((repeats, elapsed)) => line.sum(hint, repeats, elapsed),
+        },
+        node,
+    }
+}
+
+/// The line of an answered lookup.
+pub(super) fn lookup(outcome: &Outcome<'_>) -> Event {
+    let peer = outcome.ends.peer.ip().to_canonical();
+    let node = outcome.node.map(escape_name);
+    let name = node.as_deref().unwrap_or_default();
+    let tail = match outcome.verdict {
+        Verdict::Unknown => ": the name is not registered",
+        _ => "",
+    };
+    Event {
+        kind: Kind::Lookup,
+        operation: Some(Operation::Lookup),
+        peer: Some((peer, outcome.ends.peer.port())),
+        local: Some(outcome.ends.local.ip().to_canonical()),
+        reason: None,
+        repeats: 0,
+        message: format!("answered lookup of \"{name}\" from {peer}{tail}"),
+        node,
+    }
+}
+
+/// The line that counts answered lookups beyond the budget.
+pub(super) fn more_lookups(count: u64) -> Event {
+    let lookups = if count == 1 { "lookup" } else { "lookups" };
+    let message = format!("answered {count} more {lookups}");
+    Event {
+        operation: Some(Operation::Lookup),
+        ..of_many(Kind::Lookup, count, message)
+    }
+}
+
+/// The line that counts what fell out of the table untold.
+pub(super) fn overflow(kind: Kind, count: u64) -> Event {
+    let requests = if count == 1 { "request" } else { "requests" };
+    let verb = verb(kind);
+    let message =
+        format!("{verb} {count} more {requests} from sources beyond the {SOURCES} tracked");
+    of_many(kind, count, message)
+}
+
+fn of_many(kind: Kind, repeats: u64, message: String) -> Event {
+    Event {
+        kind,
+        operation: None,
+        node: None,
+        peer: None,
+        local: None,
+        reason: None,
+        repeats,
+        message,
+    }
+}
+
 /// The name that was asked for, escaped.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Name<'a> {
+enum Name<'a> {
     None,
     One(&'a str),
     Several,
 }
 
-/// What a line is about.
+/// What a line about one source says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line<'a> {
-    pub(super) kind: Kind,
-    pub(super) operation: Operation,
-    pub(super) reason: Reason,
+struct Line<'a> {
+    kind: Kind,
+    operation: Operation,
+    reason: Reason,
     /// `None` also where several settings decided.
-    pub(super) setting: Option<Setting>,
-    pub(super) name: Name<'a>,
-    pub(super) peer: IpAddr,
-    pub(super) local: IpAddr,
+    setting: Option<Setting>,
+    name: Name<'a>,
+    peer: IpAddr,
+    local: IpAddr,
 }
 
 impl Line<'_> {
     /// The message of a first refusal, with the line that would admit the peer.
-    pub(super) fn first(&self, hint: &Hint) -> String {
+    fn first(&self, hint: &Hint) -> String {
         let mut text = self.what(hint);
         if self.reason == Reason::NotAllowed
             && let Some(place) = self.admitting(hint)
@@ -84,7 +172,7 @@ impl Line<'_> {
     }
 
     /// The message of a sum: how many more there were, in how long a time.
-    pub(super) fn sum(&self, hint: &Hint, repeats: u64, elapsed: Duration) -> String {
+    fn sum(&self, hint: &Hint, repeats: u64, elapsed: Duration) -> String {
         let mut text = self.what(hint);
         let times = if repeats == 1 { "time" } else { "times" };
         let _ = write!(text, ", {repeats} more {times} in ");
@@ -159,7 +247,9 @@ impl Line<'_> {
 
     fn not_allowed(&self) -> String {
         match (self.operation, self.setting, self.name) {
-            (Operation::Kill, ..) => "names are registered, and relaxed_command_check is off".into(),
+            (Operation::Kill, ..) => {
+                "names are registered, and relaxed_command_check is off".into()
+            }
             (Operation::Stop, ..) => "relaxed_command_check is off".into(),
             (_, Some(Setting::Node), Name::One(name)) => {
                 format!("not in access.node.{}.allow", key(name))
@@ -178,7 +268,9 @@ impl Line<'_> {
             (Operation::Lookup, Some(Setting::Node), Name::One(name)) => {
                 Some(format!("allow in [access.node.{}] of {file}", key(name)))
             }
-            (Operation::List, Some(Setting::List), _) => Some(format!("list in [access] of {file}")),
+            (Operation::List, Some(Setting::List), _) => {
+                Some(format!("list in [access] of {file}"))
+            }
             (Operation::Lookup | Operation::List, Some(Setting::Allow) | None, _) => {
                 Some(match hint.allow {
                     Origin::Default => format!("allow in [access] of {file}, or to EPMD_ALLOW"),
@@ -190,35 +282,6 @@ impl Line<'_> {
             _ => None,
         }
     }
-}
-
-/// The message of an answered lookup.
-pub(super) fn lookup(name: Name<'_>, peer: IpAddr, registered: bool) -> String {
-    let name = match name {
-        Name::One(name) => format!(" of \"{name}\""),
-        Name::None | Name::Several => String::new(),
-    };
-    let tail = if registered {
-        ""
-    } else {
-        ": the name is not registered"
-    };
-    format!("answered lookup{name} from {peer}{tail}")
-}
-
-/// The message of the line that counts answered lookups beyond the budget.
-pub(super) fn more_lookups(count: u64) -> String {
-    let lookups = if count == 1 { "lookup" } else { "lookups" };
-    format!("answered {count} more {lookups}")
-}
-
-/// The message of the line that counts what fell out of the table untold.
-pub(super) fn overflow(kind: Kind, count: u64) -> String {
-    let requests = if count == 1 { "request" } else { "requests" };
-    format!(
-        "{} {count} more {requests} from sources beyond the {SOURCES} tracked",
-        verb(kind)
-    )
 }
 
 fn verb(kind: Kind) -> &'static str {
@@ -247,6 +310,7 @@ fn file(hint: &Hint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use {Operation as O, Reason as R, Setting as S};
 
     fn line(operation: Operation, reason: Reason, setting: Option<Setting>) -> Line<'static> {
         Line {
@@ -265,29 +329,28 @@ mod tests {
 
     #[test]
     fn a_first_refusal_names_the_line_that_would_admit_the_peer() {
-        use {Operation::*, Setting::*};
         for (operation, setting, told) in [
             (
-                Lookup,
-                Allow,
+                O::Lookup,
+                S::Allow,
                 "refused lookup of \"wg_man\" from 203.0.113.9: not in access.allow \
                  (to admit it: add \"203.0.113.9\" to allow in [access] of /etc/epmd.toml, or to EPMD_ALLOW)",
             ),
             (
-                Lookup,
-                Node,
+                O::Lookup,
+                S::Node,
                 "refused lookup of \"wg_man\" from 203.0.113.9: not in access.node.wg_man.allow \
                  (to admit it: add \"203.0.113.9\" to allow in [access.node.wg_man] of /etc/epmd.toml)",
             ),
             (
-                List,
-                List,
+                O::List,
+                S::List,
                 "refused list from 203.0.113.9: not in access.list \
                  (to admit it: add \"203.0.113.9\" to list in [access] of /etc/epmd.toml)",
             ),
             (
-                List,
-                Allow,
+                O::List,
+                S::Allow,
                 "refused list from 203.0.113.9: not in access.allow \
                  (to admit it: add \"203.0.113.9\" to allow in [access] of /etc/epmd.toml, or to EPMD_ALLOW)",
             ),
@@ -319,31 +382,106 @@ mod tests {
 
     #[test]
     fn every_reason_says_what_it_was() {
-        use {Operation::*, Reason::*};
         for (operation, reason, setting, told) in [
-            (Lookup, Denied, Option::None, "refused lookup of \"wg_man\" from 203.0.113.9: in access.deny"),
-            (Register, NotLocal, Option::None, "refused registration of \"wg_man\" from 203.0.113.9: only this host may register"),
-            (Dump, NotLocal, Option::None, "refused dump from 203.0.113.9: only this host may dump"),
-            (Stop, NotAllowed, Option::None, "refused stop of \"wg_man\" from 203.0.113.9: relaxed_command_check is off"),
-            (Kill, NotAllowed, Option::None, "refused kill from 203.0.113.9: names are registered, and relaxed_command_check is off"),
-            (Invalid, Malformed, Option::None, "refused invalid request from 203.0.113.9: its bytes are no request"),
-            (Register, Malformed, Option::None, "refused registration of \"wg_man\" from 203.0.113.9: its name is one that no node may have"),
-            (None, Closed, Option::None, "refused connection from 203.0.113.9: closed before its request was whole"),
-            (None, Timeout, Option::None, "refused connection from 203.0.113.9: its request was not whole within limits.request-timeout"),
-            (List, Timeout, Option::None, "refused list from 203.0.113.9: its answer was not read within limits.request-timeout"),
-            (None, TooMany, Some(Setting::Connections), "refused connection from 203.0.113.9: limits.connections is reached"),
-            (None, TooMany, Some(Setting::PerSource), "refused connection from 203.0.113.9: limits.per-source is reached"),
-            (Register, TooMany, Some(Setting::Registrations), "refused registration of \"wg_man\" from 203.0.113.9: limits.registrations is reached"),
-            (List, AddressNotServed, Option::None, "refused list from 203.0.113.9: it came to 10.0.3.5, which is not in ERL_EPMD_ADDRESS, -address or listen"),
+            (
+                O::Lookup,
+                R::Denied,
+                None,
+                "refused lookup of \"wg_man\" from 203.0.113.9: in access.deny",
+            ),
+            (
+                O::Register,
+                R::NotLocal,
+                None,
+                "refused registration of \"wg_man\" from 203.0.113.9: only this host may register",
+            ),
+            (
+                O::Dump,
+                R::NotLocal,
+                None,
+                "refused dump from 203.0.113.9: only this host may dump",
+            ),
+            (
+                O::Stop,
+                R::NotAllowed,
+                None,
+                "refused stop of \"wg_man\" from 203.0.113.9: relaxed_command_check is off",
+            ),
+            (
+                O::Kill,
+                R::NotAllowed,
+                None,
+                "refused kill from 203.0.113.9: names are registered, and relaxed_command_check is off",
+            ),
+            (
+                O::Invalid,
+                R::Malformed,
+                None,
+                "refused invalid request from 203.0.113.9: its bytes are no request",
+            ),
+            (
+                O::Register,
+                R::Malformed,
+                None,
+                "refused registration of \"wg_man\" from 203.0.113.9: its name is one that no node may have",
+            ),
+            (
+                O::None,
+                R::Closed,
+                None,
+                "refused connection from 203.0.113.9: closed before its request was whole",
+            ),
+            (
+                O::None,
+                R::Timeout,
+                None,
+                "refused connection from 203.0.113.9: its request was not whole within limits.request-timeout",
+            ),
+            (
+                O::List,
+                R::Timeout,
+                None,
+                "refused list from 203.0.113.9: its answer was not read within limits.request-timeout",
+            ),
+            (
+                O::None,
+                R::TooMany,
+                Some(S::Connections),
+                "refused connection from 203.0.113.9: limits.connections is reached",
+            ),
+            (
+                O::None,
+                R::TooMany,
+                Some(S::PerSource),
+                "refused connection from 203.0.113.9: limits.per-source is reached",
+            ),
+            (
+                O::Register,
+                R::TooMany,
+                Some(S::Registrations),
+                "refused registration of \"wg_man\" from 203.0.113.9: limits.registrations is reached",
+            ),
+            (
+                O::List,
+                R::AddressNotServed,
+                None,
+                "refused list from 203.0.113.9: it came to 10.0.3.5, which is not in ERL_EPMD_ADDRESS, -address or listen",
+            ),
         ] {
-            assert_eq!(line(operation, reason, setting).first(&Hint::default()), told);
+            assert_eq!(
+                line(operation, reason, setting).first(&Hint::default()),
+                told
+            );
         }
         let hint = Hint {
             listen: Origin::Environment,
             ..Hint::default()
         };
-        let told = line(List, AddressNotServed, Option::None).first(&hint);
-        assert!(told.ends_with("10.0.3.5, which is not in ERL_EPMD_ADDRESS"), "{told}");
+        let told = line(O::List, R::AddressNotServed, None).first(&hint);
+        assert!(
+            told.ends_with("10.0.3.5, which is not in ERL_EPMD_ADDRESS"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -27,8 +27,7 @@ pub use message::{Hint, Origin};
 use crate::config;
 use crate::outcome::{Operation, Outcome, Reason, Verdict};
 use budget::Budget;
-use message::{Line, Name};
-use table::{Row, Table};
+use table::{Beyond, Table};
 
 /// Lines that the end of the daemon may tell at once, however many sources are untold: half of what
 /// the log keeps for its reader. The rest is summed up.
@@ -101,14 +100,6 @@ pub struct Tracked {
     pub count: u64,
 }
 
-/// Lines that count what could not be told one by one: one a window.
-#[derive(Debug, Default)]
-struct Uncounted {
-    refused: u64,
-    would_refuse: u64,
-    lookups: u64,
-}
-
 /// Decides which refusals are told.
 #[derive(Debug)]
 pub struct Audit {
@@ -122,10 +113,13 @@ pub struct Audit {
     rows_due: Option<Duration>,
     budget: Budget,
     lookup_budget: Budget,
-    beyond: Uncounted,
-    /// When what fell out of the table is summed up.
+    /// What fell out of the table untold.
+    beyond: Beyond,
+    /// When that is summed up.
     overflow_due: Option<Duration>,
-    /// When the lookups that found no budget are summed up.
+    /// Answered lookups that found no budget.
+    more_lookups: u64,
+    /// When these are summed up.
     lookups_due: Option<Duration>,
 }
 
@@ -142,8 +136,9 @@ impl Audit {
             rows_due: None,
             budget: Budget::default(),
             lookup_budget: Budget::default(),
-            beyond: Uncounted::default(),
+            beyond: Beyond::default(),
             overflow_due: None,
+            more_lookups: 0,
             lookups_due: None,
         }
     }
@@ -155,19 +150,14 @@ impl Audit {
         self.tells_lookups = settings.lookups;
         self.hint = hint;
         let rows = self.table.sources.iter().flat_map(|s| &s.rows);
-        let due = rows.filter(|r| r.untold > 0).map(|r| self.row_due(r));
-        self.rows_due = due.min();
+        let untold = rows.filter(|r| r.untold > 0);
+        self.rows_due = untold.map(|r| r.due(self.window)).min();
     }
 
     /// Takes one outcome. A reason makes it an event: `would_refuse` where it was answered, `refused`
     /// everywhere else. The caller leaves out a connection that asked nothing (closed, timed out) if
     /// its peer may ask (`Rules::may_ask`): a health check is no event.
-    pub fn record(
-        &mut self,
-        now: Duration,
-        outcome: &Outcome<'_>,
-        tell: &mut impl FnMut(Event),
-    ) {
+    pub fn record(&mut self, now: Duration, outcome: &Outcome<'_>, tell: &mut impl FnMut(Event)) {
         // The caller's timer may be late under load; windows end in time all the same.
         if self.next_due().is_some_and(|due| due <= now) {
             self.due(now, tell);
@@ -205,7 +195,8 @@ impl Audit {
         }
         if self.lookups_due.is_some_and(|due| due <= now) {
             self.lookups_due = if self.lookup_budget.take(now) {
-                self.tell_more_lookups(tell);
+                let count = std::mem::take(&mut self.more_lookups);
+                tell(message::more_lookups(count));
                 None
             } else {
                 Some(Budget::renewed(now))
@@ -221,18 +212,22 @@ impl Audit {
             for row in &mut source.rows {
                 while row.untold > 0 && left > 0 {
                     left -= 1;
-                    tell(row_event(row, source.address, now, &self.hint));
+                    tell(message::of_row(row, source.address, now, &self.hint));
                 }
                 self.beyond.add(row);
                 row.untold = 0;
             }
         }
-        for kind in [Kind::Refused, Kind::WouldRefuse] {
-            if let Some(event) = self.beyond.overflow(kind) {
-                tell(event);
+        for kind in Beyond::KINDS {
+            let count = self.beyond.take(kind);
+            if count > 0 {
+                tell(message::overflow(kind, count));
             }
         }
-        self.tell_more_lookups(tell);
+        let lookups = std::mem::take(&mut self.more_lookups);
+        if lookups > 0 {
+            tell(message::more_lookups(lookups));
+        }
         self.rows_due = None;
         self.overflow_due = None;
         self.lookups_due = None;
@@ -266,60 +261,43 @@ impl Audit {
         tell: &mut impl FnMut(Event),
     ) {
         let beyond = &mut self.beyond;
-        let gone = |row: &Row| beyond.add(row);
-        let Some(row) = self.table.row(now, kind, reason, outcome, gone) else {
-            return;
+        let Some(row) = self.table.row(now, kind, reason, outcome, beyond) else {
+            return; // there is always one
         };
         row.count(now, outcome);
         // With more than one untold, the row waits for its window or for budget already.
         if row.untold == 1 {
-            let ends = row.told_at.map(|at| at.saturating_add(self.window));
-            let due = match ends {
-                Some(ends) if now < ends => Some(ends),
-                _ => {
-                    row.told_at = None;
+            let ends = row.due(self.window);
+            if row.told_at.is_some() && now < ends {
+                self.rows_due = earlier(self.rows_due, ends);
+            } else {
+                row.told_at = None;
+                if self.budget.take(now) {
                     let address = outcome.ends.peer.ip().to_canonical();
-                    if self.budget.take(now) {
-                        tell(row_event(row, address, now, &self.hint));
-                        None
-                    } else {
-                        Some(Budget::renewed(now))
-                    }
+                    tell(message::of_row(row, address, now, &self.hint));
+                } else {
+                    self.rows_due = earlier(self.rows_due, Budget::renewed(now));
                 }
-            };
-            self.rows_due = earlier(self.rows_due, due);
+            }
         }
-        if self.overflow_due.is_none() && self.beyond.has_refusals() {
+        if self.overflow_due.is_none() && Beyond::KINDS.iter().any(|k| self.beyond.count(*k) > 0) {
             self.overflow_due = Some(now.saturating_add(self.window));
         }
     }
 
     fn lookup(&mut self, now: Duration, outcome: &Outcome<'_>, tell: &mut impl FnMut(Event)) {
-        if !self.lookup_budget.take(now) {
-            self.beyond.lookups = self.beyond.lookups.saturating_add(1);
+        if self.lookup_budget.take(now) {
+            tell(message::lookup(outcome));
+        } else {
+            self.more_lookups = self.more_lookups.saturating_add(1);
             let due = now.saturating_add(self.window);
             self.lookups_due.get_or_insert(due);
-            return;
         }
-        let peer = outcome.ends.peer.ip().to_canonical();
-        let node = outcome.node.map(escape_name);
-        let name = node.as_deref().map_or(Name::None, Name::One);
-        let registered = outcome.verdict == Verdict::Answered;
-        tell(Event {
-            kind: Kind::Lookup,
-            operation: Some(Operation::Lookup),
-            peer: Some((peer, outcome.ends.peer.port())),
-            local: Some(outcome.ends.local.ip().to_canonical()),
-            reason: None,
-            repeats: 0,
-            message: message::lookup(name, peer, registered),
-            node,
-        });
     }
 
-    /// Tells rows that are due; when to come again. All rows are looked through, which costs some
-    /// 10 us and happens at most once for each line told and once a second: cheaper than keeping
-    /// them in order at each refusal.
+    /// Tells the rows that are due, and says when to come again. All are looked through, which takes
+    /// some 10 us and happens at most once for each line told and once a second: cheaper than to
+    /// keep them in order at each refusal.
     fn tell_rows(&mut self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
         let mut next = None;
         let middle = self.begin.min(self.table.sources.len());
@@ -327,18 +305,16 @@ impl Audit {
         let after = after.iter_mut().zip(middle..);
         for (source, place) in after.chain(before.iter_mut().zip(0..)) {
             for row in source.rows.iter_mut().filter(|r| r.untold > 0) {
-                let due = row.told_at.map_or(Duration::ZERO, |at| at.saturating_add(self.window));
-                if due <= now {
+                if row.due(self.window) <= now {
                     if !self.budget.take(now) {
                         // Nothing can be told before then, so nothing else needs to be looked at.
                         self.begin = place;
                         return Some(Budget::renewed(now));
                     }
-                    tell(row_event(row, source.address, now, &self.hint));
+                    tell(message::of_row(row, source.address, now, &self.hint));
                 }
                 if row.untold > 0 {
-                    let due = row.told_at.map_or(Duration::ZERO, |at| at.saturating_add(self.window));
-                    next = earlier(next, Some(due));
+                    next = earlier(next, row.due(self.window));
                 }
             }
         }
@@ -346,58 +322,20 @@ impl Audit {
     }
 
     fn tell_overflow(&mut self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
-        for kind in [Kind::Refused, Kind::WouldRefuse] {
-            if self.beyond.count(kind) > 0 {
-                if !self.budget.take(now) {
-                    return Some(Budget::renewed(now));
-                }
-                self.beyond.overflow(kind).into_iter().for_each(&mut *tell);
+        for kind in Beyond::KINDS {
+            if self.beyond.count(kind) == 0 {
+                continue;
             }
+            if !self.budget.take(now) {
+                return Some(Budget::renewed(now));
+            }
+            tell(message::overflow(kind, self.beyond.take(kind)));
         }
         None
     }
-
-    fn tell_more_lookups(&mut self, tell: &mut impl FnMut(Event)) {
-        let repeats = std::mem::take(&mut self.beyond.lookups);
-        if repeats > 0 {
-            tell(Event {
-                operation: Some(Operation::Lookup),
-                ..sum_of_many(Kind::Lookup, repeats, message::more_lookups(repeats))
-            });
-        }
-    }
-
-    /// When this row, which has something untold, has to be told.
-    fn row_due(&self, row: &Row) -> Duration {
-        let ends = |at: Duration| at.saturating_add(self.window);
-        row.told_at.map_or(Duration::ZERO, ends)
-    }
 }
 
-impl Uncounted {
-    fn add(&mut self, row: &Row) {
-        let count = match row.kind {
-            Kind::Refused => &mut self.refused,
-            Kind::WouldRefuse => &mut self.would_refuse,
-            Kind::Lookup => &mut self.lookups,
-        };
-        *count = count.saturating_add(row.untold);
-    }
-
-    fn count(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::Refused => self.refused,
-            Kind::WouldRefuse => self.would_refuse,
-            Kind::Lookup => self.lookups,
-        }
-    }
-
-    fn has_refusals(&self) -> bool {
-        self.refused > 0 || self.would_refuse > 0
-    }
-
-    /// The line for what fell out of the table, if anything did; it counts as told then.
-    fn overflow(&mut self, kind: Kind) -> Option<Event> {
-        todo!()
-    }
+/// The earlier of a time that may not be set, and one that is.
+fn earlier(known: Option<Duration>, other: Duration) -> Option<Duration> {
+    Some(known.map_or(other, |known| known.min(other)))
 }

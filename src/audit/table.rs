@@ -94,6 +94,62 @@ impl Row {
         self.total = self.total.saturating_add(1);
         self.untold = self.untold.saturating_add(1);
     }
+
+    /// When what is untold has to be told: at the end of the window, or at once where it begins none.
+    pub(super) fn due(&self, window: Duration) -> Duration {
+        self.told_at
+            .map_or(Duration::ZERO, |at| at.saturating_add(window))
+    }
+
+    /// Takes what the next line stands for, and begins a window at it: `None` is a first refusal, told
+    /// by itself even when it had to wait for budget and others have come since; else how many
+    /// repeats, in how long a time.
+    pub(super) fn take(&mut self, now: Duration) -> Option<(u64, Duration)> {
+        let Some(told_at) = self.told_at.replace(now) else {
+            self.untold = self.untold.saturating_sub(1);
+            return None;
+        };
+        let repeats = std::mem::take(&mut self.untold);
+        Some((repeats, now.saturating_sub(told_at)))
+    }
+}
+
+/// How many refusals fell out of the table before they were told.
+#[derive(Debug, Default)]
+pub(super) struct Beyond {
+    refused: u64,
+    would_refuse: u64,
+}
+
+impl Beyond {
+    /// What is counted apart.
+    pub(super) const KINDS: [Kind; 2] = [Kind::Refused, Kind::WouldRefuse];
+
+    /// Adds what a row has untold.
+    pub(super) fn add(&mut self, row: &Row) {
+        let count = self.place(row.kind);
+        *count = count.saturating_add(row.untold);
+    }
+
+    /// Takes out what is counted of one kind.
+    pub(super) fn take(&mut self, kind: Kind) -> u64 {
+        std::mem::take(self.place(kind))
+    }
+
+    /// How many are counted of one kind.
+    pub(super) fn count(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::WouldRefuse => self.would_refuse,
+            _ => self.refused,
+        }
+    }
+
+    fn place(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::WouldRefuse => &mut self.would_refuse,
+            _ => &mut self.refused,
+        }
+    }
 }
 
 /// One address, and what it was refused.
@@ -122,15 +178,15 @@ impl Table {
         }
     }
 
-    /// The row for this refusal, made where there is none. The rows of a source that has to go for
-    /// it are handed to `gone`.
+    /// The row for this refusal, made where there is none. What a source that has to go for it had
+    /// untold is added to `beyond`.
     pub(super) fn row(
         &mut self,
         now: Duration,
         kind: Kind,
         reason: Reason,
         outcome: &Outcome<'_>,
-        gone: impl FnMut(&Row),
+        beyond: &mut Beyond,
     ) -> Option<&mut Row> {
         let address = outcome.ends.peer.ip().to_canonical();
         let place = if let Some(&place) = self.places.get(&address) {
@@ -139,7 +195,7 @@ impl Table {
             }
             place
         } else {
-            let place = self.make_room(address, gone);
+            let place = self.make_room(address, beyond);
             self.places.insert(address, place);
             place
         };
@@ -157,7 +213,7 @@ impl Table {
     }
 
     /// A place for `address`: a new one, or that of a source that goes.
-    fn make_room(&mut self, address: IpAddr, gone: impl FnMut(&Row)) -> usize {
+    fn make_room(&mut self, address: IpAddr, beyond: &mut Beyond) -> usize {
         if self.sources.len() < SOURCES {
             self.sources.push(Source {
                 address,
@@ -168,19 +224,20 @@ impl Table {
         }
         // Ends within one round: what it passes has lost its second chance by then.
         loop {
-            self.hand = (self.hand + 1) % SOURCES;
-            let Some(source) = self.sources.get_mut(self.hand) else {
-                return self.hand; // there are SOURCES of them
+            let place = self.hand;
+            self.hand = (place + 1) % SOURCES;
+            let Some(source) = self.sources.get_mut(place) else {
+                return place; // there are SOURCES of them
             };
             if source.came_back {
                 source.came_back = false;
                 continue;
             }
             self.places.remove(&source.address);
-            source.rows.iter().for_each(gone);
+            source.rows.iter().for_each(|row| beyond.add(row));
             source.rows.clear();
             source.address = address;
-            return self.hand;
+            return place;
         }
     }
 }
