@@ -296,7 +296,7 @@ impl Audit {
     }
 
     /// Tells the rows that are due, and says when to come again. All are looked through, which takes
-    /// some 10 us and happens at most once for each line told and once a second: cheaper than to
+    /// a few us and happens at most once for each line told and once a second: cheaper than to
     /// keep them in order at each refusal.
     fn tell_rows(&mut self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
         let mut next = None;

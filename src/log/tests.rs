@@ -247,11 +247,15 @@ fn fields(mut datagram: &[u8]) -> Vec<(String, String)> {
     fields
 }
 
-/// In a namespace of its own:
-/// `unshare -rm sh -c 'mount -t tmpfs none /run && exec TEST_BINARY --ignored journald'`.
+/// Held by the tests that take the place of a socket of the host's.
+static HOST: Mutex<()> = Mutex::new(());
+
+/// In a namespace of its own: `unshare -rm sh -c 'mount -t tmpfs none /run && mount -t tmpfs none /dev
+/// && exec TEST_BINARY --ignored takes_the_place'`.
 #[test]
 #[ignore = "takes the place of journald's socket"]
-fn journald_gets_the_designs_fields_and_gets_them_again_after_its_restart() {
+fn takes_the_place_of_journald_which_gets_the_designs_fields_also_after_a_restart() {
+    let _alone = lock(&HOST);
     let path = "/run/systemd/journal/socket";
     fs::create_dir_all("/run/systemd/journal").unwrap();
     let bind = || {
@@ -332,6 +336,35 @@ fn journald_gets_the_designs_fields_and_gets_them_again_after_its_restart() {
             ])
         );
     }
+    fs::remove_file(path).unwrap();
+}
+
+/// In a namespace of its own, as above.
+#[test]
+#[ignore = "takes the place of syslog's socket"]
+fn takes_the_place_of_syslog_which_gets_each_line_with_its_priority() {
+    let _alone = lock(&HOST);
+    let syslog = UnixDatagram::bind("/dev/log").unwrap();
+    let patience = Some(Duration::from_secs(20));
+    syslog.set_read_timeout(patience).unwrap();
+    let log = Log::start(Format::Auto, Mode::Daemon).unwrap();
+    let told = || {
+        let mut datagram = [0; 65_536];
+        let length = syslog.recv(&mut datagram).unwrap();
+        String::from_utf8(datagram[..length].to_vec()).unwrap()
+    };
+    let name = format!(" epmd[{}]: ", std::process::id());
+    let starts_and_ends = |told: String, priority: &str, message: &str| {
+        let (start, end) = told.split_once(&name).unwrap();
+        assert!(start.starts_with(priority), "{told}");
+        assert_eq!(end.trim_end_matches('\0'), message);
+    };
+    log.tell(refused(b"%s%n\n"));
+    let message = "refused lookup of \"%s%n\\n\" from 203.0.113.9: in access.deny";
+    starts_and_ends(told(), "<28>", message);
+    log.note(Level::Error, "two\nlines");
+    starts_and_ends(told(), "<27>", "two");
+    starts_and_ends(told(), "<27>", "lines");
 }
 
 /// An address is told canonically, whatever the family.
