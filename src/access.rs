@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixSet;
 
-use crate::outcome::{Operation, Reason};
+use crate::outcome::{Operation, Reason, Setting};
 
 /// A set of networks, IPv4 and IPv6.
 #[derive(Clone, Debug, Default)]
@@ -45,8 +45,8 @@ impl Networks {
 
     /// The networks in ascending order, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
-        let v4 = self.v4.iter().map(|n| IpNet::V4(n));
-        v4.chain(self.v6.iter().map(|n| IpNet::V6(n)))
+        let v4 = self.v4.iter().map(IpNet::V4);
+        v4.chain(self.v6.iter().map(IpNet::V6))
     }
 }
 
@@ -162,6 +162,20 @@ impl Rules {
             Decision::Refuse(reason)
         } else {
             Decision::WouldRefuse(reason)
+        }
+    }
+
+    /// The setting whose networks [`Self::decide`] looks in for this request: the one that a refusal
+    /// with [`Reason::NotAllowed`] names.
+    #[must_use]
+    pub fn setting(&self, operation: Operation, node: Option<&[u8]>) -> Option<Setting> {
+        match operation {
+            Operation::Lookup if node.is_some_and(|name| self.nodes.contains_key(name)) => {
+                Some(Setting::Node)
+            }
+            Operation::List if self.list.is_some() => Some(Setting::List),
+            Operation::Lookup | Operation::List => Some(Setting::Allow),
+            _ => None,
         }
     }
 

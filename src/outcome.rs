@@ -144,6 +144,24 @@ impl Reason {
     }
 }
 
+/// The setting that decided, where one reason can come of several: a message can then name the right
+/// one, and the line that would admit a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Setting {
+    /// `access.allow`.
+    Allow,
+    /// `access.list`.
+    List,
+    /// `access.node.NAME.allow`, of the name that was asked for.
+    Node,
+    /// `limits.connections`.
+    Connections,
+    /// `limits.per-source`.
+    PerSource,
+    /// `limits.registrations`.
+    Registrations,
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -192,4 +210,7 @@ pub struct Outcome<'a> {
     /// Why it was refused or failed. With [`Verdict::Answered`] or [`Verdict::Unknown`]: why it
     /// would have been refused, had `access.enforce` been true.
     pub reason: Option<Reason>,
+    /// Which setting decided, with [`Reason::NotAllowed`] (see `Rules::setting`) and
+    /// [`Reason::TooMany`].
+    pub setting: Option<Setting>,
 }
