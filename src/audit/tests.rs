@@ -262,6 +262,24 @@ fn the_source_that_keeps_asking_outlives_those_that_come_once() {
     assert_eq!(kept.map(|t| t.count), Some(40));
 }
 
+/// One that went and comes back must not be taken for the one that has its place now.
+#[test]
+fn a_source_that_fell_out_is_forgotten() {
+    let mut audit = audit();
+    let sources = u32::try_from(SOURCES).unwrap();
+    for source in 0..=sources {
+        record(&mut audit, ms(0), &refused(source, b"a"));
+    }
+    (1..30).for_each(|second| drop(due(&mut audit, ms(second * 1000))));
+    let again = record(&mut audit, ms(30_000), &refused(0, b"a"));
+    assert_eq!((again.len(), again[0].repeats), (1, 0));
+    let one = refused(0, b"a").ends.peer.ip();
+    assert_eq!(again[0].peer.map(|p| p.0), Some(one));
+    let kept: Vec<_> = audit.tracked().map(|t| t.source).collect();
+    assert!(kept.contains(&one) && kept.contains(&refused(sources, b"a").ends.peer.ip()));
+    assert_eq!((kept.len(), audit.table.sources.len()), (SOURCES, SOURCES));
+}
+
 #[test]
 fn answered_lookups_have_a_budget_of_their_own() {
     let mut audit = Audit::new(&settings(true), Hint::default());
