@@ -77,6 +77,7 @@ mod tests {
                     node: None,
                     verdict,
                     reason,
+                    setting: None,
                 });
             }
         }

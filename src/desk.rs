@@ -5,7 +5,7 @@
 //! argument. Called by `server` for each connection, and by the tests without any.
 
 use crate::access::{Decision, Peer, Rules};
-use crate::outcome::{Ends, Operation, Outcome, Reason, Verdict};
+use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::registry::{Cursor, Id, Registration, Registry};
 use crate::wire::{self, Decoded, Node, Request};
 
@@ -88,12 +88,18 @@ impl<H: Holder> Desk<H> {
             Some(Request::Kill) => (Operation::Kill, None),
             Some(Request::Stop(name)) => (Operation::Stop, Some(*name)),
         };
+        let setting = |reason| match reason {
+            Some(Reason::NotAllowed) => self.rules.setting(operation, node),
+            Some(Reason::TooMany) => Some(Setting::Registrations),
+            _ => None,
+        };
         let outcome = |verdict, reason| Outcome {
             ends,
             operation,
             node,
             verdict,
             reason,
+            setting: setting(reason),
         };
         let end = |reply, verdict, reason| Step::End(reply, outcome(verdict, reason));
         let refuse = |reason| end(Reply::Whole, Verdict::Refused, reason);
@@ -166,6 +172,23 @@ impl<H: Holder> Desk<H> {
                 Step::Register(node, outcome(Verdict::Answered, None))
             }
         }
+    }
+
+    /// Whether an outcome is for the audit to judge. A connection that asked nothing is no event if
+    /// its peer may ask, such as a health check; nor is a peer that went away before its answer came.
+    #[must_use]
+    pub fn is_event(&self, outcome: &Outcome<'_>) -> bool {
+        let asked_nothing = outcome.operation == Operation::None;
+        match outcome.reason {
+            Some(Reason::Closed) => asked_nothing && !self.may_ask(outcome.ends),
+            Some(Reason::Timeout) => !asked_nothing || !self.may_ask(outcome.ends),
+            _ => true,
+        }
+    }
+
+    fn may_ask(&self, ends: Ends) -> bool {
+        self.rules
+            .may_ask(Peer::new(ends.peer.ip(), ends.local.ip()))
     }
 
     /// Registers a node whose connection is now held, and encodes its answer at the end of `out`.

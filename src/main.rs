@@ -102,7 +102,13 @@ fn daemon(mode: Mode, sources: Sources) -> Exit {
         eprintln!("epmd: can't detach: {error}");
         return Exit::Failure;
     }
-    let log = Log::start(settings.audit.format, mode);
+    let log = match Log::start(settings.audit.format, mode) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("epmd: can't start the log's thread: {error}");
+            return Exit::Failure;
+        }
+    };
     let listening: Vec<String> = listeners.iter().filter_map(address).collect();
     log.note(
         Level::Info,

@@ -214,3 +214,26 @@ pub struct Outcome<'a> {
     /// [`Reason::TooMany`].
     pub setting: Option<Setting>,
 }
+
+impl Outcome<'_> {
+    /// The same, with the name from elsewhere: for an outcome that outlives the request's bytes.
+    #[must_use]
+    pub fn with_node(self, node: Option<&[u8]>) -> Outcome<'_> {
+        let Self {
+            ends,
+            operation,
+            node: _,
+            verdict,
+            reason,
+            setting,
+        } = self;
+        Outcome {
+            ends,
+            operation,
+            node,
+            verdict,
+            reason,
+            setting,
+        }
+    }
+}

@@ -10,6 +10,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::outcome::Setting;
+
 /// Which connection; later ones are larger.
 pub type Id = u64;
 
@@ -36,12 +38,17 @@ impl Source {
 pub enum Entry {
     /// It may.
     Free(Id),
-    /// It may, and this other connection is to be closed for it.
-    InPlaceOf(Id, Id),
-    /// It may not: its source's share is open, and all of them wait for their answers to be read.
-    SourceFull,
-    /// It may not: all connections are open, and none of them can make room.
-    Full,
+    /// It may, and another connection is to be closed for it.
+    InPlaceOf {
+        /// The newcomer.
+        id: Id,
+        /// Who makes room.
+        out: Id,
+        /// The limit that is reached.
+        limit: Setting,
+    },
+    /// It may not: this limit is reached, and nobody can make room.
+    Full(Setting),
 }
 
 /// An open connection's place in an order in which the first is the one to make room: those whose
@@ -110,27 +117,25 @@ impl Slots {
             .and_then(|s| self.sources.get(&s))
             .filter(|s| s.len() >= self.per_source);
         let out = if let Some(share) = share {
-            let Some(place) = waiting(share) else {
-                return Entry::SourceFull;
-            };
-            Some(place)
-        } else if self.open.len() < self.connections {
-            None
-        } else {
+            Some((waiting(share), Setting::PerSource))
+        } else if self.open.len() >= self.connections {
             let place = waiting(&self.strangers).or_else(|| match source {
                 Some(_) => None,
-                None => self
-                    .strangers
-                    .first()
-                    .copied()
-                    .or_else(|| waiting(&self.this_host)),
+                None => {
+                    let anybody = self.strangers.first().copied();
+                    anybody.or_else(|| waiting(&self.this_host))
+                }
             });
-            let Some(place) = place else {
-                return Entry::Full;
-            };
-            Some(place)
+            Some((place, Setting::Connections))
+        } else {
+            None
         };
-        if let Some((_, out)) = out {
+        let out = match out {
+            None => None,
+            Some((Some((_, out)), limit)) => Some((out, limit)),
+            Some((None, limit)) => return Entry::Full(limit),
+        };
+        if let Some((out, _)) = out {
             self.leave(out);
         }
         let id = self.next;
@@ -145,7 +150,7 @@ impl Slots {
         self.place(source, (false, id));
         match out {
             None => Entry::Free(id),
-            Some((_, out)) => Entry::InPlaceOf(id, out),
+            Some((out, limit)) => Entry::InPlaceOf { id, out, limit },
         }
     }
 
@@ -207,7 +212,7 @@ mod tests {
 
     fn enter(slots: &mut Slots, source: Option<Source>) -> Id {
         match slots.enter(source) {
-            Entry::Free(id) | Entry::InPlaceOf(id, _) => id,
+            Entry::Free(id) | Entry::InPlaceOf { id, .. } => id,
             other => panic!("{other:?}"),
         }
     }
@@ -217,17 +222,17 @@ mod tests {
         let mut slots = Slots::new(2, 2);
         let a = enter(&mut slots, source(1));
         let b = enter(&mut slots, source(2));
-        let Entry::InPlaceOf(c, out) = slots.enter(source(3)) else {
+        let Entry::InPlaceOf { id: c, out, .. } = slots.enter(source(3)) else {
             panic!()
         };
         assert_eq!(out, a);
         slots.answering(b);
-        let Entry::InPlaceOf(d, out) = slots.enter(source(3)) else {
+        let Entry::InPlaceOf { id: d, out, .. } = slots.enter(source(3)) else {
             panic!()
         };
         assert_eq!(out, c);
         slots.answering(d);
-        assert_eq!(slots.enter(source(4)), Entry::Full);
+        assert_eq!(slots.enter(source(4)), Entry::Full(Setting::Connections));
         slots.leave(b);
         slots.leave(b);
         assert!(matches!(slots.enter(source(4)), Entry::Free(_)));
@@ -240,13 +245,13 @@ mod tests {
         let a = enter(&mut slots, source(1));
         let b = enter(&mut slots, source(1));
         enter(&mut slots, source(2));
-        let Entry::InPlaceOf(c, out) = slots.enter(source(1)) else {
+        let Entry::InPlaceOf { id: c, out, .. } = slots.enter(source(1)) else {
             panic!()
         };
         assert_eq!(out, a);
         slots.answering(b);
         slots.answering(c);
-        assert_eq!(slots.enter(source(1)), Entry::SourceFull);
+        assert_eq!(slots.enter(source(1)), Entry::Full(Setting::PerSource));
         assert!(matches!(slots.enter(source(2)), Entry::Free(_)));
     }
 
@@ -264,22 +269,22 @@ mod tests {
         let b = enter(&mut slots, source(2));
         slots.answering(a);
         slots.answering(b);
-        assert_eq!(slots.enter(source(3)), Entry::Full);
-        let Entry::InPlaceOf(_, out) = slots.enter(None) else {
+        assert_eq!(slots.enter(source(3)), Entry::Full(Setting::Connections));
+        let Entry::InPlaceOf { out, .. } = slots.enter(None) else {
             panic!()
         };
         assert_eq!(out, a);
-        let Entry::InPlaceOf(c, out) = slots.enter(None) else {
+        let Entry::InPlaceOf { id: c, out, .. } = slots.enter(None) else {
             panic!()
         };
         assert_eq!(out, b);
         assert_eq!(
             slots.enter(source(3)),
-            Entry::Full,
+            Entry::Full(Setting::Connections),
             "strangers don't push this host out"
         );
         slots.answering(c);
-        assert!(matches!(slots.enter(None), Entry::InPlaceOf(..)));
+        assert!(matches!(slots.enter(None), Entry::InPlaceOf { .. }));
     }
 
     #[test]
@@ -287,7 +292,7 @@ mod tests {
         let mut slots = Slots::new(3, 2);
         for i in 0..100_u8 {
             let who = if i % 3 == 0 { None } else { source(i % 5) };
-            if let Entry::Free(id) | Entry::InPlaceOf(id, _) = slots.enter(who) {
+            if let Entry::Free(id) | Entry::InPlaceOf { id, .. } = slots.enter(who) {
                 if i % 2 == 0 {
                     slots.answering(id);
                 }

@@ -1,15 +1,17 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
-//! Adopting descriptors that systemd handed over, closing all others that were inherited, and one
-//! socket option. Each use says why it is sound; nothing here decides anything. Called by `server`
-//! and `daemon`.
+//! Adopting descriptors that systemd handed over, closing all others that were inherited, putting
+//! one into the event loop, and one socket option. Each use says why it is sound; nothing here decides anything. Called by `server`
+//! and `main`.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use socket2::{Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// How long the kernel may keep a connection whose first bytes have not come from `accept`, in
 /// seconds (`TCP_DEFER_ACCEPT`, tcp(7)). One is the least: a connection that is accepted with its
@@ -60,6 +62,18 @@ pub fn close_inherited() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Puts a descriptor into the event loop, to be told when it is readable. A duplicate of it is what
+/// the event loop keeps.
+///
+/// # Errors
+/// Where there is no descriptor left, or no memory.
+pub fn watch(descriptor: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let duplicate = descriptor.as_fd().try_clone_to_owned()?;
+    // SAFETY: an `OwnedFd` is open for as long as it lives, and always gives the same number.
+    let watched = unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) };
+    watched.map_err(io::Error::from)
 }
 
 /// Takes over a listening TCP socket that systemd handed to this process, and sets it non-blocking.

@@ -12,23 +12,8 @@ use std::time::Duration;
 
 use super::table::{Row, SOURCES};
 use super::{Event, Kind, escape, escape_name};
-use crate::config;
+use crate::config::{self, Origin, Settings};
 use crate::outcome::{Operation, Outcome, Reason, Setting, Verdict};
-
-/// Where a setting's value comes from. A later one replaces all of an earlier one, so a peer has to be
-/// added where the value is, or it would be added to no avail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    #[default]
-    Default,
-    /// The file.
-    File,
-    /// An environment variable.
-    Environment,
-    /// The command line.
-    CommandLine,
-}
 
 /// What a message has to know of the settings, to say which line would admit a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +24,21 @@ pub struct Hint {
     pub allow: Origin,
     /// Where `listen` comes from: the file, `ERL_EPMD_ADDRESS` or `-address`.
     pub listen: Origin,
+}
+
+impl Hint {
+    /// What the settings in force have to say.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            file: settings
+                .file
+                .clone()
+                .unwrap_or_else(|| config::DEFAULT_FILE.into()),
+            allow: settings.allow_from,
+            listen: settings.listen_from,
+        }
+    }
 }
 
 impl Default for Hint {

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use escape::{escape, escape_name, escape_note};
-pub use message::{Hint, Origin};
+pub use message::Hint;
 
 use crate::config;
 use crate::outcome::{Operation, Outcome, Reason, Verdict};

@@ -14,8 +14,8 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::diagnostic::{Problem, Text, quote};
 use super::nets::{self, ListenOn};
-use super::{Audit, Format, Limits, Settings, keys, syntax, values};
-use crate::access::{Networks, Rules};
+use super::{Audit, Format, Limits, Origin, Settings, keys, syntax, values};
+use crate::access::Networks;
 
 /// The most of anything that is counted: beyond it, a number is a slip.
 pub(super) const MOST: usize = 1_048_576;
@@ -60,9 +60,12 @@ impl Walk {
     fn root(&mut self, table: &DeTable<'_>, settings: &mut Settings) {
         for (key, value) in table {
             match key.get_ref().as_ref() {
-                "listen" => self.listen(value, &mut settings.listen),
+                "listen" => {
+                    self.listen(value, &mut settings.listen);
+                    settings.listen_from = Origin::File;
+                }
                 "port" => self.port(value, &mut settings.port),
-                "access" => self.access(value, &mut settings.rules),
+                "access" => self.access(value, settings),
                 "limits" => self.limits(value, &mut settings.limits),
                 "audit" => self.audit(value, &mut settings.audit),
                 _ => self.unknown(key, keys::ROOT),
@@ -70,13 +73,17 @@ impl Walk {
         }
     }
 
-    fn access(&mut self, value: &Value<'_>, rules: &mut Rules) {
+    fn access(&mut self, value: &Value<'_>, settings: &mut Settings) {
         let Some(table) = self.table("access", "[access]", value) else {
             return;
         };
+        let rules = &mut settings.rules;
         for (key, value) in table {
             match key.get_ref().as_ref() {
-                "allow" => set(&mut rules.allow, self.networks("allow", value)),
+                "allow" => {
+                    set(&mut rules.allow, self.networks("allow", value));
+                    settings.allow_from = Origin::File;
+                }
                 "deny" => set(&mut rules.deny, self.networks("deny", value)),
                 "list" => set(&mut rules.list, self.networks("list", value).map(Some)),
                 "enforce" => set(&mut rules.enforce, self.boolean("enforce", value)),

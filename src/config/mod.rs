@@ -55,8 +55,12 @@ pub struct Settings {
     pub listen: Option<Vec<IpAddr>>,
     /// TCP port; 0 lets the kernel choose (for tests).
     pub port: u16,
+    /// Where `listen` comes from.
+    pub listen_from: Origin,
     /// Who may ask what.
     pub rules: Rules,
+    /// Where `rules.allow` comes from.
+    pub allow_from: Origin,
     /// How much of everything.
     pub limits: Limits,
     /// How refusals are told.
@@ -77,8 +81,10 @@ impl Default for Settings {
         Self {
             file: None,
             listen: None,
+            listen_from: Origin::Default,
             port: DEFAULT_PORT,
             rules: Rules::default(),
+            allow_from: Origin::Default,
             limits: Limits::default(),
             audit: Audit::default(),
             relaxed_command_check: false,
@@ -87,6 +93,21 @@ impl Default for Settings {
             debug: 0,
         }
     }
+}
+
+/// Where a setting's value comes from. A later one replaces all of an earlier one, so a peer has to be
+/// added where the value is, or it would be added to no avail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// The file.
+    File,
+    /// An environment variable.
+    Environment,
+    /// The command line.
+    CommandLine,
 }
 
 /// `[limits]`.

@@ -63,6 +63,24 @@ pub fn show(settings: &Settings) -> String {
     lines.0
 }
 
+impl Settings {
+    /// Whom the daemon serves, in one line.
+    #[must_use]
+    pub fn whom_it_serves(&self) -> String {
+        if !self.rules.enforce {
+            return "serving lookups and lists to EVERYONE, because access.enforce is false; what it would \
+                    refuse is logged"
+                .to_owned();
+        }
+        let nodes = match self.rules.nodes.len() {
+            0 => String::new(),
+            1 => ", and one name has a list of its own".to_owned(),
+            count => format!(", and {count} names have lists of their own"),
+        };
+        format!("serving {}{nodes}", served(&self.rules.allow))
+    }
+}
+
 /// Who is served.
 fn rules(lines: &mut Lines, settings: &Settings) {
     let rules = &settings.rules;

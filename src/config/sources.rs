@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Errors, Problem, Text};
 use super::nets::{self, ListenOn};
-use super::{DEFAULT_FILE, Settings, file, read, values};
+use super::{DEFAULT_FILE, Origin, Settings, file, read, values};
 use crate::access::Networks;
 
 /// Values as they were given, unchecked.
@@ -196,6 +196,7 @@ impl<'a> Overlay<'a> {
         let option = items(self.options.address.as_deref()).map(|v| ("-address", "-port No", v));
         let variable = items(self.environment.address.as_deref())
             .map(|v| ("ERL_EPMD_ADDRESS", "ERL_EPMD_PORT", v));
+        settings.listen_from = origin(&option, &variable, settings.listen_from);
         let Some((place, port_setting, items)) = option.or(variable) else {
             return;
         };
@@ -214,6 +215,7 @@ impl<'a> Overlay<'a> {
     fn allow(&mut self, settings: &mut Settings) {
         let option = items(self.options.allow.as_deref()).map(|v| ("-allow", v));
         let variable = items(self.environment.allow.as_deref()).map(|v| ("EPMD_ALLOW", v));
+        settings.allow_from = origin(&option, &variable, settings.allow_from);
         let Some((place, items)) = option.or(variable) else {
             return;
         };
@@ -226,6 +228,15 @@ impl<'a> Overlay<'a> {
                 Err(what) => self.problems.push(Problem::new(place, what)),
             }
         }
+    }
+}
+
+/// Where a value comes from that option, variable and file may give.
+fn origin<T>(option: &Option<T>, variable: &Option<T>, before: Origin) -> Origin {
+    match (option, variable) {
+        (Some(_), _) => Origin::CommandLine,
+        (None, Some(_)) => Origin::Environment,
+        (None, None) => before,
     }
 }
 

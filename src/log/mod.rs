@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use tracing::dispatcher::{self, Dispatch};
 
 use crate::audit::{Event, Kind, escape_note};
-use crate::config::Format;
+use crate::config::{Format, Mode};
 use crate::outcome::{Operation, Reason};
 
 /// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
@@ -46,17 +46,6 @@ pub enum Level {
     Info,
     /// For `-d`.
     Debug,
-}
-
-/// How the daemon was started, which decides what `format = "auto"` is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// In the foreground, by a person or by whatever reads its stderr.
-    Foreground,
-    /// With `-daemon`: nobody reads its stderr.
-    Daemon,
-    /// With `-systemd`.
-    Systemd,
 }
 
 /// A handle to the log; clones are handles to the same one. Dropping the last one writes what waits,

@@ -12,14 +12,12 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Listener, READ_AT_ONCE, Server, State, wall_clock};
+use super::{Bell, Listener, READ_AT_ONCE, Server, State, wall_clock};
 use crate::access::Peer;
-use crate::desk::{Listing, Reply, Step};
-use crate::log::Level;
-use crate::outcome::{Ends, Operation, Outcome, Reason, Verdict};
+use crate::desk::{Reply, Step};
+use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::slots::{self, Entry, Source};
 use crate::wire::{self, Decoded, Node};
 
@@ -38,11 +36,9 @@ struct Unsent {
     stream: TcpStream,
     bytes: Vec<u8>,
     reply: Reply,
-    ends: Ends,
-    operation: Operation,
+    /// Without its name, which is in the request's bytes.
+    outcome: Outcome<'static>,
     node: Option<Box<[u8]>>,
-    verdict: Verdict,
-    reason: Option<Reason>,
 }
 
 impl Server {
@@ -62,7 +58,7 @@ impl Server {
         };
         let ends = Ends::new(peer, local);
         let after = match recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => self.fail(ends, Reason::Closed),
+            Ok(0) => self.fail(ends, Failure::Closed),
             Ok(count) if self.state.borrow().settings.delay_write.is_zero() => {
                 let bytes = buffer.get(..count).unwrap_or_default();
                 match self.answer(stream, ends, bytes) {
@@ -76,33 +72,35 @@ impl Server {
                 buffer.get(..count).unwrap_or_default().to_vec(),
             ),
             Err(Errno::EAGAIN) => self.linger(stream, ends, Vec::new()),
-            Err(_) => self.fail(ends, Reason::Closed),
+            Err(_) => self.fail(ends, Failure::Closed),
         };
         if let After::Unsent(unsent) = after
-            && let Some((id, evicted)) = self.enter(ends)
+            && let Some((id, bell)) = self.enter(ends)
         {
             self.state.borrow_mut().slots.answering(id);
             let server = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                server.send_the_rest(unsent, &evicted).await;
+                server.send_the_rest(unsent, &bell).await;
                 server.leave(id);
             });
         }
     }
 
     /// A connection that ended without a request.
-    fn fail(&self, ends: Ends, reason: Reason) -> After {
-        let verdict = if reason == Reason::TooMany {
-            Verdict::Refused
-        } else {
-            Verdict::Failed
+    fn fail(&self, ends: Ends, why: Failure) -> After {
+        let (verdict, reason, setting) = match why {
+            Failure::TooMany(limit) => (Verdict::Refused, Reason::TooMany, Some(limit)),
+            Failure::Closed => (Verdict::Failed, Reason::Closed, None),
+            Failure::Timeout => (Verdict::Failed, Reason::Timeout, None),
         };
+        let operation = Operation::None;
         let outcome = Outcome {
             ends,
-            operation: Operation::None,
+            operation,
             node: None,
             verdict,
             reason: Some(reason),
+            setting,
         };
         self.conclude(&mut self.state.borrow_mut(), &outcome);
         After::Done
@@ -162,58 +160,39 @@ impl Server {
         };
         let held = &registration.holder;
         // Nodes want the whole answer in one segment; six bytes always fit a new connection's buffer.
-        let told = match held.watch(id) {
-            Ok(()) => send_now(held.stream(), answer, false),
-            Err(error) => {
-                self.log.note(
-                    Level::Error,
-                    format!("can't watch one more registration: {error}"),
-                );
-                Err(error)
-            }
+        let told = held
+            .watch(id)
+            .and_then(|()| send_now(held.stream(), answer, false));
+        let error = match told {
+            Ok(sent) if sent == answer.len() => return outcome,
+            Ok(_) => ErrorKind::WriteZero.into(),
+            Err(error) => error,
         };
-        match told {
-            Ok(sent) if sent == answer.len() => outcome,
-            Ok(_) => self.unregister(state, id, cut_off(outcome, &ErrorKind::WriteZero.into())),
-            Err(error) => self.unregister(state, id, cut_off(outcome, &error)),
-        }
-    }
-
-    /// Takes back a registration whose node could not be told.
-    fn unregister<'a>(
-        &self,
-        state: &mut State,
-        id: crate::registry::Id,
-        outcome: Outcome<'a>,
-    ) -> Outcome<'a> {
-        use crate::desk::Holder as _;
-        if let Some(registration) = state.desk.registry.release(id) {
-            registration.holder.release();
-        }
-        outcome
+        state.release(id);
+        cut_off(outcome, &error)
     }
 
     /// A slot for a connection that has to be waited for, and the bell that rings when it must make
     /// room; none where there is no room, and then that is its outcome.
-    fn enter(&self, ends: Ends) -> Option<(slots::Id, Rc<Notify>)> {
+    fn enter(&self, ends: Ends) -> Option<(slots::Id, Rc<Bell>)> {
         let peer = Peer::new(ends.peer.ip(), ends.local.ip());
         let source = (!peer.is_this_host()).then(|| Source::of(peer.address()));
         let mut state = self.state.borrow_mut();
         let id = match state.slots.enter(source) {
             Entry::Free(id) => id,
-            Entry::InPlaceOf(id, out) => {
+            Entry::InPlaceOf { id, out, limit } => {
                 if let Some(bell) = state.waiting.remove(&out) {
-                    bell.notify_one();
+                    bell.ring(limit);
                 }
                 id
             }
-            Entry::SourceFull | Entry::Full => {
+            Entry::Full(limit) => {
                 drop(state);
-                self.fail(ends, Reason::TooMany);
+                self.fail(ends, Failure::TooMany(limit));
                 return None;
             }
         };
-        let bell = Rc::new(Notify::new());
+        let bell = Rc::new(Bell::new());
         state.waiting.insert(id, Rc::clone(&bell));
         Some((id, bell))
     }
@@ -229,12 +208,10 @@ impl Server {
 
     /// Makes a task of a connection whose request has not come, or whose answer is to be delayed.
     fn linger(self: &Rc<Self>, stream: TcpStream, ends: Ends, got: Vec<u8>) -> After {
-        if let Some((id, evicted)) = self.enter(ends) {
+        if let Some((id, bell)) = self.enter(ends) {
             let server = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                server
-                    .wait_for_request(stream, ends, got, id, &evicted)
-                    .await;
+                server.wait_for_request(stream, ends, got, id, &bell).await;
                 server.leave(id);
             });
         }
@@ -248,26 +225,37 @@ impl Server {
         ends: Ends,
         mut got: Vec<u8>,
         id: slots::Id,
-        evicted: &Notify,
+        bell: &Bell,
     ) {
         let (timeout, delay) = {
             let settings = &self.state.borrow().settings;
             (settings.limits.request_timeout, settings.delay_write)
         };
         let deadline = Instant::now() + timeout;
-        let read = tokio::select! {
-            biased;
-            () = evicted.notified() => Err(Reason::TooMany),
-            read = timeout_at(deadline, read_request(stream, &mut got)) => match read {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(_)) => Err(Reason::Closed),
-                Err(_) => Err(Reason::Timeout),
-            },
+        let Ok(stream) = into_event_loop(stream) else {
+            self.fail(ends, Failure::Closed);
+            return;
         };
-        let stream = match read {
+        let read = loop {
+            tokio::select! {
+                biased;
+                limit = bell.rung() => break Err(Failure::TooMany(limit)),
+                read = timeout_at(deadline, read_request(&stream, &mut got)) => match read {
+                    Ok(Ok(())) => break Ok(()),
+                    Ok(Err(_)) => break Err(Failure::Closed),
+                    Err(_) => break Err(Failure::Timeout),
+                },
+                () = self.ending.notified() => {}
+            }
+            // The daemon ends: a request that has begun to come is waited for, no other.
+            if got.is_empty() {
+                break Err(Failure::Closed);
+            }
+        };
+        let stream = match read.and_then(|()| stream.into_std().map_err(|_| Failure::Closed)) {
             Ok(stream) => stream,
-            Err(reason) => {
-                self.fail(ends, reason);
+            Err(why) => {
+                self.fail(ends, why);
                 return;
             }
         };
@@ -276,44 +264,38 @@ impl Server {
             sleep(delay).await;
         }
         match self.answer(stream, ends, &got) {
-            After::Unsent(unsent) => self.send_the_rest(unsent, evicted).await,
+            After::Unsent(unsent) => self.send_the_rest(unsent, bell).await,
             // `read_request` has seen to it that there is a whole request.
             After::Done | After::Wait(_) => {}
         }
     }
 
     /// Sends an answer as fast as the peer reads it, within `request-timeout`.
-    async fn send_the_rest(&self, unsent: Unsent, evicted: &Notify) {
+    async fn send_the_rest(&self, unsent: Unsent, bell: &Bell) {
         let Unsent {
             stream,
             bytes,
             reply,
-            ends,
-            operation,
+            outcome,
             node,
-            verdict,
-            reason,
         } = unsent;
-        let mut outcome = Outcome {
-            ends,
-            operation,
-            node: node.as_deref(),
-            verdict,
-            reason,
-        };
+        let outcome = outcome.with_node(node.as_deref());
         let deadline = Instant::now() + self.state.borrow().settings.limits.request_timeout;
-        let result = tokio::select! {
+        let failed = |reason, setting| Outcome {
+            verdict: Verdict::Failed,
+            reason: Some(reason),
+            setting,
+            ..outcome
+        };
+        let outcome = tokio::select! {
             biased;
-            () = evicted.notified() => Err(Reason::TooMany),
+            limit = bell.rung() => failed(Reason::TooMany, Some(limit)),
             sent = timeout_at(deadline, self.send_all(stream, bytes, reply)) => match sent {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => Err(Reason::Closed),
-                Err(_) => Err(Reason::Timeout),
+                Ok(Ok(())) => outcome,
+                Ok(Err(error)) => cut_off(outcome, &error),
+                Err(_) => failed(Reason::Timeout, None),
             },
         };
-        if let Err(reason) = result {
-            (outcome.verdict, outcome.reason) = (Verdict::Failed, Some(reason));
-        }
         self.conclude(&mut self.state.borrow_mut(), &outcome);
         if reply == Reply::Exit {
             self.killed.notify_one();
@@ -325,46 +307,43 @@ impl Server {
         &self,
         stream: TcpStream,
         mut bytes: Vec<u8>,
-        reply: Reply,
+        mut reply: Reply,
     ) -> io::Result<()> {
-        use tokio::io::AsyncWriteExt as _;
-        let mut stream = into_event_loop(stream)?;
-        let mut reply = reply;
+        let stream = into_event_loop(stream)?;
         loop {
-            stream.write_all(&bytes).await?;
+            send_when_writable(&stream, &bytes).await?;
             let Reply::Listing(listing) = reply else {
                 return Ok(());
             };
-            reply = self.next_lines(listing, &mut bytes);
+            bytes.clear();
+            reply = self
+                .state
+                .borrow()
+                .desk
+                .continue_listing(listing, &mut bytes);
             // A long list to a fast reader must not hold up the others.
             tokio::task::yield_now().await;
         }
     }
+}
 
-    fn next_lines(&self, listing: Listing, bytes: &mut Vec<u8>) -> Reply {
-        bytes.clear();
-        self.state.borrow().desk.continue_listing(listing, bytes)
-    }
+/// Why a connection ended without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Closed,
+    Timeout,
+    TooMany(Setting),
 }
 
 impl Unsent {
     fn new(stream: TcpStream, bytes: Vec<u8>, reply: Reply, outcome: Outcome<'_>) -> Self {
-        let Outcome {
-            ends,
-            operation,
-            node,
-            verdict,
-            reason,
-        } = outcome;
+        let node = outcome.node.map(Box::from);
         Self {
             stream,
             bytes,
             reply,
-            ends,
-            operation,
-            node: node.map(Box::from),
-            verdict,
-            reason,
+            outcome: outcome.with_node(None),
+            node,
         }
     }
 }
@@ -373,7 +352,7 @@ impl Unsent {
 fn send_now(stream: &TcpStream, bytes: &[u8], last: bool) -> io::Result<usize> {
     let mut flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     if last {
-        flags |= MsgFlags::MSG_MORE;
+        flags |= MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
     }
     match send(stream.as_raw_fd(), bytes, flags) {
         Err(Errno::EAGAIN) => Ok(0),
@@ -381,25 +360,31 @@ fn send_now(stream: &TcpStream, bytes: &[u8], last: bool) -> io::Result<usize> {
     }
 }
 
-/// Reads until there is a whole request, or none that can become one, and gives the connection back.
-async fn read_request(stream: TcpStream, got: &mut Vec<u8>) -> io::Result<TcpStream> {
-    if wire::decode(got) != Decoded::Incomplete {
-        return Ok(stream);
-    }
-    let stream = into_event_loop(stream)?;
-    loop {
+/// Reads until there is a whole request, or none that can become one.
+async fn read_request(stream: &tokio::net::TcpStream, got: &mut Vec<u8>) -> io::Result<()> {
+    while wire::decode(got) == Decoded::Incomplete {
         stream.readable().await?;
         let mut buffer = [0; READ_AT_ONCE];
         match stream.try_read(&mut buffer) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(count) => got.extend(buffer.iter().take(count)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
-        if wire::decode(got) != Decoded::Incomplete {
-            return stream.into_std();
+    }
+    Ok(())
+}
+
+async fn send_when_writable(stream: &tokio::net::TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 fn into_event_loop(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {

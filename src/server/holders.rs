@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::desk::Holder;
 use crate::registry::Id;
+use crate::sys;
 
 /// How many ends are taken from the kernel at a time.
 const BATCH: usize = 64;
@@ -24,17 +25,7 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Holders {
     epoll: Rc<Epoll>,
-    readable: AsyncFd<RawEpoll>,
-}
-
-/// The same epoll, as tokio wants to see it.
-#[derive(Debug)]
-struct RawEpoll(Rc<Epoll>);
-
-impl AsRawFd for RawEpoll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.0.as_raw_fd()
-    }
+    readable: AsyncFd<OwnedFd>,
 }
 
 /// A connection that holds a name.
@@ -47,7 +38,7 @@ pub(super) struct Held {
 impl Holders {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
-        let readable = AsyncFd::new(RawEpoll(Rc::clone(&epoll)))?;
+        let readable = sys::watch(&epoll.0)?;
         Ok(Self { epoll, readable })
     }
 

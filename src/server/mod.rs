@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,13 +25,15 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Hint};
 use crate::config::{Settings, Sources};
 use crate::counters::Counters;
-use crate::desk::Desk;
+use crate::desk::{Desk, Holder as _};
 use crate::log::{Level, Log};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Setting};
+use crate::registry;
 use crate::slots::{self, Slots};
+use crate::sys;
 use crate::systemd::Notifier;
 use crate::wire;
 use budget::Budget;
@@ -86,6 +89,8 @@ struct Server {
     audit_due: Notify,
     /// KILL_REQ was answered.
     killed: Notify,
+    /// The daemon ends: who has not begun to ask may go.
+    ending: Notify,
     /// The last connection has left.
     idle: Notify,
     /// When the last line about a failing accept was told.
@@ -97,16 +102,45 @@ struct State {
     desk: Desk<Held>,
     slots: Slots,
     /// How to tell a connection that it has to make room.
-    waiting: HashMap<slots::Id, Rc<Notify>>,
+    waiting: HashMap<slots::Id, Rc<Bell>>,
     audit: Audit,
     counters: Counters,
     /// The answer that is being made.
     answer: Vec<u8>,
 }
 
+/// Tells a connection that it has to make room.
+#[derive(Debug)]
+struct Bell {
+    rings: Notify,
+    /// The limit that is reached.
+    limit: Cell<Setting>,
+}
+
+impl Bell {
+    fn new() -> Self {
+        Self {
+            rings: Notify::new(),
+            limit: Cell::new(Setting::Connections),
+        }
+    }
+
+    fn ring(&self, limit: Setting) {
+        self.limit.set(limit);
+        self.rings.notify_one();
+    }
+
+    /// Waits until it rings, and says which limit is reached.
+    async fn rung(&self) -> Setting {
+        self.rings.notified().await;
+        self.limit.get()
+    }
+}
+
 /// A listening socket in the event loop.
 struct Listener {
-    socket: AsyncFd<TcpListener>,
+    socket: TcpListener,
+    readable: AsyncFd<OwnedFd>,
     address: SocketAddr,
 }
 
@@ -139,6 +173,7 @@ async fn serve(start: Start) -> io::Result<()> {
         started: Instant::now(),
         audit_due: Notify::new(),
         killed: Notify::new(),
+        ending: Notify::new(),
         idle: Notify::new(),
         accept_error_told: Cell::new(None),
     });
@@ -180,8 +215,10 @@ async fn received(signal: &mut Signal) {
 impl Listener {
     fn new(socket: TcpListener) -> io::Result<Self> {
         let address = socket.local_addr()?;
+        let readable = sys::watch(&socket)?;
         Ok(Self {
-            socket: AsyncFd::new(socket)?,
+            socket,
+            readable,
             address,
         })
     }
@@ -195,13 +232,13 @@ async fn accept(server: Rc<Server>, listener: Rc<Listener>) {
         if !delay.is_zero() {
             sleep(delay).await;
         }
-        let Ok(mut ready) = listener.socket.readable().await else {
+        let Ok(mut ready) = listener.readable.readable().await else {
             sleep(PAUSE_AFTER_ERROR).await;
             continue;
         };
         let in_a_row = if delay.is_zero() { ACCEPTS_IN_A_ROW } else { 1 };
         for _ in 0..in_a_row {
-            match listener.socket.get_ref().accept() {
+            match listener.socket.accept() {
                 Ok((stream, peer)) => server.welcome(stream, peer, &listener, &mut buffer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     ready.clear_ready();
@@ -272,9 +309,8 @@ async fn release_when_ended(server: Rc<Server>) {
     loop {
         match server.holders.ended().await {
             Ok(ended) => {
-                for id in ended {
-                    server.release(id);
-                }
+                let mut state = server.state.borrow_mut();
+                ended.into_iter().for_each(|id| state.release(id));
             }
             Err(error) => {
                 server
@@ -297,10 +333,17 @@ impl State {
             },
             slots: Slots::new(budget.connections, settings.limits.per_source),
             waiting: HashMap::new(),
-            audit: Audit::new(&settings),
+            audit: Audit::new(&settings.audit, Hint::of(&settings)),
             counters: Counters::default(),
             answer: Vec::new(),
             settings,
+        }
+    }
+
+    /// Releases the registration with this number, if it is still there.
+    fn release(&mut self, id: registry::Id) {
+        if let Some(registration) = self.desk.registry.release(id) {
+            registration.holder.release();
         }
     }
 }
@@ -317,7 +360,7 @@ impl Server {
         if state.settings.debug > 0 {
             self.log.note(Level::Debug, describe(outcome));
         }
-        if state.audit.concerns(outcome, &state.desk.rules) {
+        if state.desk.is_event(outcome) {
             let before = state.audit.next_due();
             state
                 .audit
@@ -325,15 +368,6 @@ impl Server {
             if state.audit.next_due() != before {
                 self.audit_due.notify_one();
             }
-        }
-    }
-
-    /// Releases the registration with this number, if it is still there.
-    fn release(&self, id: crate::registry::Id) {
-        use crate::desk::Holder as _;
-        let released = self.state.borrow_mut().desk.registry.release(id);
-        if let Some(registration) = released {
-            registration.holder.release();
         }
     }
 
@@ -346,7 +380,7 @@ impl Server {
                 self.log.note(Level::Error, errors.to_string());
                 self.log.note(
                     Level::Error,
-                    "not reloaded: the settings from before stay in force".into(),
+                    "not reloaded: the settings from before stay in force",
                 );
                 return;
             }
@@ -361,7 +395,10 @@ impl Server {
         state
             .slots
             .set_limits(budget.connections, settings.limits.per_source);
-        state.audit.reconfigure(&settings);
+        state
+            .audit
+            .reconfigure(&settings.audit, Hint::of(&settings));
+        self.log.set_format(settings.audit.format);
         if let Some(shortfall) = budget.shortfall(&settings.limits) {
             self.log.note(Level::Warning, shortfall);
         }
@@ -369,7 +406,6 @@ impl Server {
         for (key, changed) in [
             ("listen", old.listen != settings.listen),
             ("port", old.port != settings.port),
-            ("audit.format", old.audit.format != settings.audit.format),
         ] {
             if changed {
                 let text =
@@ -404,10 +440,11 @@ impl Server {
     async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>]) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
-            while let Ok((stream, peer)) = listener.socket.get_ref().accept() {
+            while let Ok((stream, peer)) = listener.socket.accept() {
                 self.welcome(stream, peer, listener, &mut buffer);
             }
         }
+        self.ending.notify_waiters();
         let patience = self.state.borrow().settings.limits.request_timeout;
         let all_gone = async {
             while self.state.borrow().slots.used() > 0 {
