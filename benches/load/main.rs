@@ -46,6 +46,9 @@ mod server;
 mod state;
 mod wire;
 
+/// The epmd that was built with this bench.
+const OURS: &str = env!("CARGO_BIN_EXE_epmd");
+
 /// Where stock epmd is, unless the command line says otherwise.
 const STOCK: &str = "/usr/bin/epmd";
 
@@ -117,13 +120,19 @@ fn options() -> Options {
     options.optopt("", "json", "write the numbers to FILE", "FILE");
     options.optopt("", "svg", "draw CPU per lookup by names into FILE", "FILE");
     options.optopt("", "servers", "of bare,ours,stock (default: all)", "LIST");
+    options.optopt("", "ours", "another build of this epmd", "PROGRAM");
     options.optopt(
         "",
         "stock",
         "stock epmd (default: /usr/bin/epmd)",
         "PROGRAM",
     );
-    options.optopt("", "core", "bind the servers to this core", "NUMBER");
+    options.optopt(
+        "",
+        "core",
+        "bind all to this core, or to none: any",
+        "NUMBER",
+    );
     options.optopt("", "date", "the date for the caption", "DATE");
     options.optopt("", "machine", "the machine for the caption", "TEXT");
     options.optflag("", "bench", "ignored; cargo gives it");
@@ -140,11 +149,16 @@ fn compare(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         print!("{}", options.usage(brief));
         return Ok(ExitCode::SUCCESS);
     }
+    let machine = given.opt_str("machine").unwrap_or_else(machine);
+    match given.opt_str("core").as_deref() {
+        Some("any") => {}
+        core => process::stay_on_one_core(core.map(str::parse).transpose()?),
+    }
     let scratch = Scratch::new()?;
     let launcher = Launcher {
+        ours: given.opt_str("ours").unwrap_or(OURS.into()).into(),
         stock: given.opt_str("stock").unwrap_or(STOCK.into()).into(),
         folder: scratch.0.clone(),
-        core: given.opt_get("core")?,
     };
     let kinds = servers(&given, &launcher)?;
     let plan = if given.opt_present("quick") {
@@ -173,7 +187,6 @@ fn compare(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
 
     let date = given.opt_str("date").unwrap_or_else(today);
-    let machine = given.opt_str("machine").unwrap_or_else(machine);
     println!("{date}, {machine}\n\n{}", report.table());
     if let Some(file) = given.opt_str("json") {
         let json = report.json(&date, &machine);

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::client;
@@ -62,14 +61,14 @@ impl Kind {
     }
 }
 
-/// How servers are started: which stock epmd, where files go, on which core.
+/// How servers are started: which programs, and where files go.
 pub(crate) struct Launcher {
+    /// This epmd's program.
+    pub(crate) ours: PathBuf,
     /// Stock epmd's program.
     pub(crate) stock: PathBuf,
     /// A folder for settings and logs.
     pub(crate) folder: PathBuf,
-    /// The core that servers are bound to, where one is asked for.
-    pub(crate) core: Option<usize>,
 }
 
 impl Launcher {
@@ -109,25 +108,19 @@ impl Launcher {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{program} does not start: {error}"));
-        let server = Server {
+        Server {
             kind,
             child,
             address: (Ipv4Addr::LOCALHOST, port).into(),
             log,
-        };
-        if let Some(core) = self.core {
-            let mut cores = CpuSet::new();
-            cores.set(core).expect("a core's number");
-            sched_setaffinity(server.pid(), &cores).expect("there is such a core");
         }
-        server
     }
 
     /// The program of `kind`.
     fn program(&self, kind: Kind) -> PathBuf {
         match kind {
             Kind::Bare => env::current_exe().expect("this program has a path"),
-            Kind::Ours => env!("CARGO_BIN_EXE_epmd").into(),
+            Kind::Ours => self.ours.clone(),
             Kind::Stock => self.stock.clone(),
         }
     }
