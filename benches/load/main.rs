@@ -135,7 +135,7 @@ fn options() -> Options {
     );
     options.optopt("", "date", "the date for the caption", "DATE");
     options.optopt("", "machine", "the machine for the caption", "TEXT");
-    options.optflag("", "bench", "ignored; cargo gives it");
+    options.optflag("", "bench", "cargo bench gives it; without: --quick");
     options.optflag("h", "help", "this text");
     options
 }
@@ -161,7 +161,8 @@ fn compare(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         folder: scratch.0.clone(),
     };
     let kinds = servers(&given, &launcher)?;
-    let plan = if given.opt_present("quick") {
+    // `cargo test --all-targets` runs benches as well, and means to try them, not to measure.
+    let plan = if given.opt_present("quick") || !given.opt_present("bench") {
         Plan::quick(kinds)
     } else {
         Plan::full(kinds)
@@ -193,7 +194,8 @@ fn compare(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         fs::write(&file, format!("{json:#}\n")).map_err(|error| format!("{file}: {error}"))?;
     }
     if let Some(file) = given.opt_str("svg") {
-        picture::draw(&points, file.as_ref(), &format!("{date}, {machine}"))?;
+        let caption = format!("{date}, {machine}; cargo bench --bench load -- --svg {file}");
+        picture::draw(&points, file.as_ref(), &caption)?;
     }
     Ok(ExitCode::SUCCESS)
 }

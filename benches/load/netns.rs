@@ -8,8 +8,6 @@ use std::env;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::client::{self, Burst, Expect};
 use crate::wire;
@@ -22,9 +20,6 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 1);
 
 /// How many addresses the clients have, 10.203.0.2 and up.
 pub(crate) const ADDRESSES: u8 = 32;
-
-/// How long an epmd may take until it registers a node.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The two namespaces.
 pub(crate) struct Pair {
@@ -130,16 +125,7 @@ pub(crate) fn anchor() {
 /// The child that keeps a node registered.
 pub(crate) fn hold_node(port: u16) {
     let epmd = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let start = Instant::now();
-    let _node = loop {
-        match client::register(epmd, &wire::node_name(0)) {
-            Ok(node) => break node,
-            Err(error) if start.elapsed() > PATIENCE => {
-                panic!("{epmd} registers nobody within 10 s: {error}")
-            }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
-        }
-    };
+    let _node = client::register(epmd, &wire::node_name(0)).expect("epmd registers");
     wait_for_end("registered");
 }
 

@@ -61,7 +61,8 @@ pub(crate) fn measure(launcher: &Launcher, plan: &Plan, report: &mut Report) {
                 Contender::Bare => Kind::Bare,
                 _ => Kind::Ours,
             };
-            let server = launcher.exec(kind, &contender.settings(), &pair.enter_server());
+            let mut server = launcher.exec(kind, &contender.settings(), &pair.enter_server());
+            server.wait_until_listening();
             let node = (kind == Kind::Ours).then(|| pair.hold_node(server.address.port()));
             (contender, server, node)
         })

@@ -30,7 +30,7 @@ fn label(kind: Kind) -> &'static str {
     match kind {
         Kind::Bare => "bare loop",
         Kind::Ours => "hardened-epmd",
-        Kind::Stock => "stock epmd",
+        Kind::Stock => "stock epmd, which ends at 1,017 names",
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn draw(points: &[Point], file: &Path, caption: &str) -> Result<(), B
             .into_font()
             .color(&colour)
             .pos(Pos::new(HPos::Left, vertical));
-        let words = format!("{} {:.0} us", label(kind), end.1);
+        let words = format!("{}: {:.0} us", label(kind), end.1);
         chart.draw_series([EmptyElement::at(end) + Text::new(words, (8, 0), style)])?;
     }
     root.present()?;

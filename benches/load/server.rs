@@ -154,8 +154,18 @@ impl Server {
     pub(crate) fn wait_until_ready(&mut self) {
         let request = wire::lookup("nobody");
         let address = self.address;
-        self.wait_for("answers a lookup", || {
+        self.wait_for("answered a lookup", || {
             client::ask(address, None, &request).is_ok_and(|answer| !answer.is_empty())
+        });
+    }
+
+    /// Waits until the server listens in whichever namespace it is; ends the bench where it does not.
+    pub(crate) fn wait_until_listening(&mut self) {
+        // Its line in the kernel's table: local port, no peer, state LISTEN.
+        let line = format!(":{:04X} 00000000:0000 0A", self.address.port());
+        let table = format!("/proc/{}/net/tcp", self.pid());
+        self.wait_for("listened", || {
+            fs::read_to_string(&table).is_ok_and(|sockets| sockets.contains(&line))
         });
     }
 
@@ -169,7 +179,7 @@ impl Server {
                     format!("it ended: {status}")
                 });
                 panic!(
-                    "{} never {what} on {}: {fate}\n{}",
+                    "{} never {what} at {}: {fate}\n{}",
                     self.kind.name(),
                     self.address,
                     fs::read_to_string(&self.log).unwrap_or_default()

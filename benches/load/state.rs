@@ -28,7 +28,7 @@ fn starts(launcher: &Launcher, plan: &Plan, report: &mut Report) {
         let start = Instant::now();
         let mut server = launcher.exec(kind, "", &[]);
         let address = server.address;
-        server.wait_for("takes connections", || TcpStream::connect(address).is_ok());
+        server.wait_for("took connections", || TcpStream::connect(address).is_ok());
         start.elapsed().as_secs_f64() * 1e3
     });
     let ready = Rounds::run(plan.starts, &plan.kinds, |kind| {
