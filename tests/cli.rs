@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::binary::{Epmd, Output, differs, finish, finish_within, under_test};
 use common::daemon::{Daemon, Setup, about};
-use common::host::{Detached, Stranger, free_port, listeners, process};
+use common::host::{Detached, Stranger, free_port, listeners, process, wait_until_settled};
 use common::wire::{Answer, Node, is_left_open, masked, names_answer, read_to_end};
 use common::{PATIENCE, wait_for};
 use nix::sys::signal::Signal;
@@ -511,6 +511,7 @@ fn a_second_daemon_leaves_the_port_to_the_first_in_silence() {
         daemon.client(&["-daemon", "-address", "127.0.0.2"]),
         silence(0)
     );
+    wait_until_settled(daemon.port);
     assert_eq!(
         daemon.lookup("api"),
         Answer::Bytes(Node::new("api").found())
@@ -531,6 +532,7 @@ fn a_second_epmd_in_the_foreground_leaves_the_port_to_the_first() {
 /// Something that is no epmd holds the port: stock ends with 0, as if all were well.
 fn assert_taken_by_a_stranger(stranger: &Stranger, arguments: &[&str]) {
     let output = run_at(stranger.port, arguments);
+    wait_until_settled(stranger.port);
     match under_test() {
         Epmd::Stock => assert_eq!(output, silence(0), "{arguments:?}"),
         Epmd::Ours => {
@@ -549,8 +551,8 @@ fn a_port_that_is_held_by_something_silent_is_an_error() {
 
 #[test]
 fn a_port_that_is_held_by_something_that_talks_otherwise_is_an_error() {
-    for greeting in [&b""[..], b"no", b"220 mail.example ESMTP\r\n"] {
-        let stranger = Stranger::talking(LOCALHOST, greeting);
+    for answer in [&b""[..], b"no", b"220 mail.example ESMTP\r\n"] {
+        let stranger = Stranger::talking(LOCALHOST, answer);
         assert_taken_by_a_stranger(&stranger, &["-daemon"]);
         assert_taken_by_a_stranger(&stranger, &[]);
     }

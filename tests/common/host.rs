@@ -1,11 +1,12 @@
 //! Ports, listeners and processes of this host, as /proc shows them.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -47,25 +48,29 @@ struct Listening {
 
 /// Every socket that listens on `port`.
 fn listening(port: u16) -> Vec<Listening> {
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| {
-            table
-                .lines()
-                .skip(1)
-                .filter_map(|line| listening_line(line, port))
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    const LISTEN: &str = "0A";
+    let mut found = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(table) = File::open(table) else {
+            continue;
+        };
+        for line in BufReader::new(table).lines().skip(1) {
+            let line = line.expect("a line");
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // The kernel writes listening sockets first; a busy host has ten thousands of others.
+            if fields.get(3) != Some(&LISTEN) {
+                break;
+            }
+            found.extend(listening_line(&fields, port));
+        }
+    }
+    found
 }
 
 /// Reads a line of /proc/net/tcp or tcp6.
-fn listening_line(line: &str, wanted: u16) -> Option<Listening> {
-    const LISTEN: &str = "0A";
-    let fields: Vec<&str> = line.split_whitespace().collect();
+fn listening_line(fields: &[&str], wanted: u16) -> Option<Listening> {
     let (address, port) = fields.get(1)?.split_once(':')?;
-    if *fields.get(3)? != LISTEN || u16::from_str_radix(port, 16).ok()? != wanted {
+    if u16::from_str_radix(port, 16).ok()? != wanted {
         return None;
     }
     // Groups of four bytes, each as a number of this machine.
@@ -132,6 +137,13 @@ pub(crate) mod process {
             .to_owned()
     }
 
+    /// Its command line; nothing when it is over.
+    pub(crate) fn arguments(pid: u32) -> Vec<String> {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.split_terminator('\0').map(str::to_owned).collect()
+    }
+
     /// Its working directory.
     pub(crate) fn working_directory(pid: u32) -> PathBuf {
         fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default()
@@ -158,6 +170,35 @@ pub(crate) mod process {
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect()
     }
+}
+
+/// The epmds in the background that were told this port, listening or not.
+fn in_background(port: u16) -> Vec<u32> {
+    let port = port.to_string();
+    let is_told = |words: &[String], word: &str| words.iter().any(|it| it == word);
+    process::all()
+        .into_iter()
+        .filter(|pid| process::name(*pid) == "epmd")
+        .filter(|pid| {
+            let words = process::arguments(*pid);
+            is_told(&words, &port) && is_told(&words, "-daemon")
+        })
+        .collect()
+}
+
+/// Waits until no epmd in the background is about to take `port`: stock's parent returns before its
+/// child has found out that the port is taken.
+pub(crate) fn wait_until_settled(port: u16) {
+    let mut quiet = 0;
+    wait_for("epmds in the background to end", || {
+        // One look may fall between two forks.
+        quiet = if in_background(port).is_empty() {
+            quiet + 1
+        } else {
+            0
+        };
+        (quiet == 3).then_some(())
+    });
 }
 
 /// An epmd that put itself into the background. Made before it is started, so that it is found by
@@ -189,7 +230,7 @@ impl Detached {
 
 impl Drop for Detached {
     fn drop(&mut self) {
-        if let Some(pid) = self.find() {
+        for pid in in_background(self.port) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }
@@ -212,13 +253,16 @@ impl Stranger {
         })
     }
 
-    /// As [`Self::silent`], but greets everyone with `greeting` and closes.
-    pub(crate) fn talking(address: IpAddr, greeting: &'static [u8]) -> Self {
+    /// As [`Self::silent`], but answers whatever comes with `answer` and closes.
+    pub(crate) fn talking(address: IpAddr, answer: &'static [u8]) -> Self {
         let stranger = Self::silent(address);
         let listener = stranger.listener.try_clone().expect("a second descriptor");
         std::thread::spawn(move || {
             for mut peer in listener.incoming().flatten() {
-                let _ = peer.write_all(greeting);
+                // What is left unread would turn the close into a reset.
+                let _ = peer.set_read_timeout(Some(Duration::from_secs(1)));
+                let _ = peer.read(&mut [0; 64]);
+                let _ = peer.write_all(answer);
             }
         });
         stranger
