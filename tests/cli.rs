@@ -4,6 +4,11 @@
 //! Run against this crate's epmd and against stock epmd (`EPMD_UNDER_TEST`, see `common`). Scripts
 //! parse this output by text and column, so it is compared whole.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,11 @@
 //! expectations are bytes, written down from OTP's chapter "Distribution Protocol" and from what
 //! stock epmd does.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
 mod common;
 
 use std::io::Read;

@@ -10,15 +10,10 @@
 //! - `wire`: the bytes of requests and answers.
 
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a helper that fails is a test that fails"
-)]
-#![expect(
-    clippy::allow_attributes,
-    reason = "what is dead in one test binary is used in the next"
 )]
 #![allow(
     dead_code,
