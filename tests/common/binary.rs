@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
+/// A file for our epmd that sets nothing.
+const NO_SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/nothing.toml");
+
 /// One of the two epmds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Epmd {
@@ -82,7 +85,7 @@ impl Epmd {
             command.env("PATH", path);
         }
         if self == Self::Ours {
-            command.env("EPMD_CONFIG", "/dev/null");
+            command.env("EPMD_CONFIG", NO_SETTINGS);
         }
         command
     }
