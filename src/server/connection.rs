@@ -229,6 +229,7 @@ impl Server {
         let mut state = self.state.borrow_mut();
         state.slots.leave(id);
         state.waiting.remove(&id);
+        state.show_in_use();
         if state.slots.used() == 0 {
             self.idle.notify_one();
         }

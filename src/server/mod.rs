@@ -8,6 +8,7 @@
 mod accept;
 pub mod budget;
 mod connection;
+pub mod control;
 mod holders;
 pub mod listen;
 mod reload;
@@ -18,8 +19,10 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +33,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::config::{Settings, Sources};
 use crate::log::{Level, Log};
+use crate::metrics::Exporter;
 use crate::systemd::store::{Kept, Store};
 use crate::systemd::{KeptSettings, Notifier};
 use crate::wire;
@@ -62,6 +66,8 @@ pub struct Start {
     pub notifier: Notifier,
     /// What outlives the process.
     pub kept: Option<Keeping>,
+    /// Where the control socket is to be.
+    pub control: PathBuf,
     /// Why the settings in force are not those of the file, where they are not.
     pub complaint: Option<String>,
 }
@@ -101,6 +107,7 @@ async fn serve(start: Start) -> io::Result<()> {
         log,
         notifier,
         kept,
+        control,
         complaint,
     } = start;
     let listeners = listeners
@@ -121,6 +128,7 @@ async fn serve(start: Start) -> io::Result<()> {
         killed: Notify::new(),
         ending: Notify::new(),
         idle: Notify::new(),
+        descriptors,
     });
     let kept_settings = kept.map(|kept| {
         server.restore(kept.store, kept.registrations);
@@ -137,14 +145,16 @@ async fn serve(start: Start) -> io::Result<()> {
     if let Some(interval) = notifier.watchdog() {
         tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
     }
-    let control = Control {
+    open_control_socket(&server, &control, &listeners);
+    let mut control = Control {
+        exporter: None,
         server: Rc::clone(&server),
         sources,
-        descriptors,
         listeners: listeners.len(),
         notifier,
         kept_settings,
     };
+    control.export_metrics();
     let control = tokio::task::spawn_local(control.until_the_end()?);
     notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
     accept_until(&server, &listeners, control)
@@ -178,9 +188,9 @@ async fn accept_until(
 struct Control {
     server: Rc<Server>,
     sources: Sources,
-    descriptors: usize,
     listeners: usize,
     notifier: Notifier,
+    exporter: Option<Exporter>,
     kept_settings: Option<KeptSettings>,
 }
 
@@ -208,13 +218,51 @@ impl Control {
         let Self {
             server,
             sources,
-            descriptors,
             listeners,
             kept_settings,
             ..
         } = self;
-        let status = server.reload(sources, *descriptors, *listeners, kept_settings.as_mut());
+        let status = server.reload(sources, *listeners, kept_settings.as_mut());
+        self.export_metrics();
         self.notifier.ready(&status);
+    }
+
+    /// Has the exporter listen where the settings say.
+    fn export_metrics(&mut self) {
+        let Server {
+            state,
+            log,
+            descriptors,
+            ..
+        } = &*self.server;
+        let state = state.borrow();
+        let listen = state.settings.metrics;
+        if self.exporter.is_none() && listen.is_some() {
+            match Exporter::start(Arc::clone(&state.counters), *descriptors, log.clone()) {
+                Ok(exporter) => self.exporter = Some(exporter),
+                Err(error) => log.note(Level::Error, format!("no metrics: {error}")),
+            }
+        }
+        if let Some(exporter) = &self.exporter {
+            exporter.listen(listen);
+        }
+    }
+}
+
+/// Opens the control socket, or says why there is none.
+fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listener>]) {
+    match control::bind(path) {
+        Ok(socket) => {
+            let listening = listeners.iter().map(|l| l.address.to_string()).collect();
+            tokio::task::spawn_local(control::answer(Rc::clone(server), socket, listening));
+        }
+        Err(error) => {
+            let text = format!(
+                "no control socket at {}, so no epmd -status: {error}",
+                path.display()
+            );
+            server.log.note(Level::Info, text);
+        }
     }
 }
 
