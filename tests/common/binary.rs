@@ -1,0 +1,156 @@
+//! Which epmd a test drives, and one run of it to its end.
+
+use std::fs::File;
+use std::io::Read;
+use std::io::Seek;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// A file for our epmd that sets nothing.
+const NO_SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/nothing.toml");
+
+/// One of the two epmds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Epmd {
+    /// The one that comes with Erlang/OTP.
+    Stock,
+    /// The one of this crate.
+    Ours,
+}
+
+/// The epmd that `EPMD_UNDER_TEST` names.
+pub(crate) fn under_test() -> Epmd {
+    match std::env::var("EPMD_UNDER_TEST").as_deref() {
+        Ok("stock") => Epmd::Stock,
+        Ok("ours") | Err(_) => Epmd::Ours,
+        Ok(other) => panic!("EPMD_UNDER_TEST is {other:?}; it must be \"stock\" or \"ours\""),
+    }
+}
+
+/// What to expect where the two differ on purpose. `reason` is for the reader; a longer one stands
+/// in docs/differences.md.
+pub(crate) fn differs<T>(stock: T, ours: T, _reason: &str) -> T {
+    match under_test() {
+        Epmd::Stock => stock,
+        Epmd::Ours => ours,
+    }
+}
+
+/// What one run of an epmd left behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    /// Its exit status; `None` after a signal.
+    pub(crate) status: Option<i32>,
+    /// Everything on its standard output.
+    pub(crate) stdout: String,
+    /// Everything on its standard error.
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// The output that a command with this status and these streams leaves.
+    pub(crate) fn new(status: i32, stdout: &str, stderr: &str) -> Self {
+        Self {
+            status: Some(status),
+            stdout: stdout.to_owned(),
+            stderr: stderr.to_owned(),
+        }
+    }
+}
+
+impl Epmd {
+    /// Where the binary is.
+    pub(crate) fn path(self) -> PathBuf {
+        match self {
+            Self::Ours => PathBuf::from(env!("CARGO_BIN_EXE_epmd")),
+            Self::Stock => stock_path(),
+        }
+    }
+
+    /// The binary with a clean environment: nothing of this process's settings, nor of the
+    /// machine's /etc/epmd.toml, reaches it.
+    pub(crate) fn command(self) -> Command {
+        self.wrapped(&[])
+    }
+
+    /// As [`Self::command`], started by way of another program that runs its arguments.
+    pub(crate) fn wrapped(self, wrapper: &[&str]) -> Command {
+        let mut words = wrapper.iter().map(PathBuf::from).chain([self.path()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).env_clear().stdin(Stdio::null());
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        if self == Self::Ours {
+            command.env("EPMD_CONFIG", NO_SETTINGS);
+        }
+        command
+    }
+
+    /// Runs the binary with these arguments until it ends.
+    pub(crate) fn run(self, arguments: &[&str]) -> Output {
+        finish(self.command().args(arguments))
+    }
+}
+
+/// Runs `command` to its end; fails the test if it takes longer than [`PATIENCE`].
+pub(crate) fn finish(command: &mut Command) -> Output {
+    finish_within(command, PATIENCE).unwrap_or_else(|| panic!("{command:?} does not end"))
+}
+
+/// Runs `command` for at most `time`; `None` (and a dead process) if it goes on.
+pub(crate) fn finish_within(command: &mut Command, time: Duration) -> Option<Output> {
+    // Files and not pipes: a process that leaves a child behind can't hold up the reading.
+    let mut streams = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+    let [stdout, stderr] = streams
+        .each_ref()
+        .map(|file| Stdio::from(file.try_clone().expect("a second descriptor")));
+    let mut child = command
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let end = Instant::now() + time;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child's status") {
+            break status;
+        }
+        if Instant::now() >= end {
+            child.kill().expect("a child that can be ended");
+            child.wait().expect("a child's status");
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let [stdout, stderr] = streams.each_mut().map(text);
+    Some(Output {
+        status: status.code(),
+        stdout,
+        stderr,
+    })
+}
+
+/// What was written to a file so far. Bytes that are no UTF-8 become U+FFFD.
+pub(crate) fn text(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().expect("a file that can be rewound");
+    file.read_to_end(&mut bytes)
+        .expect("a file that can be read");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Stock epmd: `$STOCK_EPMD`, or the first in `PATH`, or Debian's place.
+fn stock_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("STOCK_EPMD") {
+        return PathBuf::from(path);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/bin")])
+        .map(|folder| folder.join("epmd"))
+        .find(|file| file.is_file())
+        .expect("stock epmd is not installed: apt-get install erlang-base, or set STOCK_EPMD")
+}
