@@ -217,7 +217,9 @@ impl Detached {
     /// The process that listens on the port now.
     pub(crate) fn find(&self) -> Option<u32> {
         let sockets: BTreeSet<u64> = listening(std::process::id(), self.port)
-            .iter().map(|it| it.inode).collect();
+            .iter()
+            .map(|it| it.inode)
+            .collect();
         process::all().into_iter().find(|pid| {
             process::name(*pid) == "epmd" && !process::sockets(*pid).is_disjoint(&sockets)
         })

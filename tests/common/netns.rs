@@ -99,9 +99,7 @@ impl Host {
         let full_name = format!("{name}.{DOMAIN}");
         let keeper = in_a_thread(|| {
             let all = NAMESPACES.map(|(_, flag)| flag);
-            let all = all
-                .into_iter()
-                .fold(CloneFlags::empty(), CloneFlags::union);
+            let all = all.into_iter().fold(CloneFlags::empty(), CloneFlags::union);
             unshare(all).unwrap_or_else(|error| {
                 panic!(
                     "this machine can't make a host out of namespaces: unshare: {error}; \
@@ -111,7 +109,11 @@ impl Host {
             set_mounts(&hosts_file);
             nix::unistd::sethostname(&full_name).expect("a host name");
             // Ends when its input does.
-            spawn(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()))
+            spawn(
+                Command::new("cat")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null()),
+            )
         });
         let namespaces = NAMESPACES
             .map(|(name, flag)| {
@@ -246,6 +248,7 @@ impl Host {
         self.enter(|| {
             let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
             socket.set_only_v6(false)?;
+            socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), EPMD).into())?;
             socket.listen(128)?;
             Ok::<_, std::io::Error>(socket.into())
@@ -265,10 +268,22 @@ impl Drop for Host {
 /// Gives the calling thread's mount namespace this /etc/hosts, which nobody else sees.
 fn set_mounts(hosts: &Path) {
     let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
-        .expect("mounts of the host's own");
-    mount(Some(hosts), "/etc/hosts", nothing, MsFlags::MS_BIND, nothing)
-        .unwrap_or_else(|error| panic!("this machine can't bind-mount over /etc/hosts: {error}"));
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )
+    .expect("mounts of the host's own");
+    mount(
+        Some(hosts),
+        "/etc/hosts",
+        nothing,
+        MsFlags::MS_BIND,
+        nothing,
+    )
+    .unwrap_or_else(|error| panic!("this machine can't bind-mount over /etc/hosts: {error}"));
 }
 
 /// Does something in a thread that ends with it: what is changed of a thread there is nobody else's.

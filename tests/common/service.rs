@@ -63,7 +63,8 @@ impl<'h> Launch<'h> {
 
     /// With more arguments.
     pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self.arguments
+            .extend(arguments.iter().map(ToString::to_string));
         self
     }
 
@@ -180,7 +181,7 @@ impl<'h> Service<'h> {
 
     /// Everything that it said so far.
     pub(crate) fn said(&self) -> String {
-        text(&mut self.stderr.try_clone().expect("a second descriptor"))
+        text(&self.stderr)
     }
 
     /// Waits until it has said this.
@@ -302,6 +303,9 @@ pub(crate) fn found(name: &str) -> Answer {
 
 /// The answer to a list of nodes that [`Service::hold`] registered, the newest first.
 pub(crate) fn listed(names: &[&str]) -> Answer {
-    let nodes: Vec<(&str, u16)> = names.iter().map(|name| (*name, Node::new(name).port)).collect();
+    let nodes: Vec<(&str, u16)> = names
+        .iter()
+        .map(|name| (*name, Node::new(name).port))
+        .collect();
     Answer::Bytes(names_answer(EPMD, &nodes))
 }
