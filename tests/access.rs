@@ -3,6 +3,12 @@
 //!
 //! The server is the first host of its network, so 10.77.0.1 and fd77::1; the others are numbered on.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
+
 mod common;
 
 use std::fs;

@@ -82,9 +82,12 @@ impl<'h> Launch<'h> {
 
     /// By socket activation: with `-systemd`, and this socket as systemd hands it over.
     pub(crate) fn activated(self, listener: TcpListener) -> Self {
-        let mut launch = self
-            .wrapped(&["sh", "-c", ACTIVATE, "sh"])
-            .arguments(&["-systemd"]);
+        self.inheriting(listener).arguments(&["-systemd"])
+    }
+
+    /// With this socket, and the variables by which systemd tells of it, but without `-systemd`.
+    pub(crate) fn inheriting(self, listener: TcpListener) -> Self {
+        let mut launch = self.wrapped(&["sh", "-c", ACTIVATE, "sh"]);
         launch.activation = Some(listener);
         launch
     }
