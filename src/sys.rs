@@ -1,47 +1,17 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
-//! Adopting descriptors that systemd handed over, closing all others that were inherited, putting
-//! one into the event loop, and one socket option. Each use says why it is sound; nothing here decides anything. Called by `server`
+//! Adopting descriptors that systemd handed over, closing all others that were inherited, and putting
+//! one into the event loop. Each use says why it is sound; nothing here decides anything. Called by `server`
 //! and `main`.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use socket2::{Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// How long the kernel may keep a connection whose first bytes have not come from `accept`, in
-/// seconds (`TCP_DEFER_ACCEPT`, tcp(7)). One is the least: a connection that is accepted with its
-/// request already there is answered on the spot.
-const DEFER_ACCEPT_SECONDS: libc::c_int = 1;
-
-/// Has a listening socket hand a connection out once its first bytes are there.
-///
-/// # Errors
-/// What setsockopt(2) says.
-pub fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
-    let value = DEFER_ACCEPT_SECONDS;
-    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads `size` bytes of
-    // `value`, which lives until the call is back.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            (&raw const value).cast(),
-            size,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
 
 /// Closes every descriptor above the standard streams, all at once (close_range(2), Linux 5.9).
 ///
@@ -96,7 +66,5 @@ pub fn adopt_listener(descriptor: RawFd) -> io::Result<TcpListener> {
         return Err(wrong(ErrorKind::InvalidInput.into()));
     }
     socket.set_nonblocking(true).map_err(wrong)?;
-    // Not all kernels let it be set on a socket that listens already, and it only saves time.
-    let _ = defer_accept(&socket);
     Ok(socket.into())
 }

@@ -9,6 +9,7 @@ use std::net::TcpListener;
 
 use sd_notify::NotifyState;
 
+use crate::server::listen;
 use crate::sys;
 
 /// Tells systemd how the daemon is; does nothing where systemd did not start it.
@@ -56,5 +57,12 @@ impl Notifier {
 /// A descriptor that is no listening TCP socket, by its number.
 pub fn sockets() -> io::Result<Vec<TcpListener>> {
     let descriptors = sd_notify::listen_fds()?;
-    descriptors.map(sys::adopt_listener).collect()
+    let sockets = descriptors
+        .map(sys::adopt_listener)
+        .collect::<io::Result<Vec<_>>>()?;
+    for socket in &sockets {
+        // Only saves time: where the kernel refuses it, the sockets serve all the same.
+        let _ = listen::defer_accept(socket);
+    }
+    Ok(sockets)
 }

@@ -150,7 +150,8 @@ fn decode_node(rest: &[u8]) -> Option<Node<'_>> {
     let (lowest, rest) = take_u16(rest)?;
     let (name, rest) = take_field(rest)?;
     let (extra, _) = take_field(rest)?;
-    if name.contains(&0) {
+    // Stock as well answers nothing to these.
+    if name.is_empty() || name.contains(&0) {
         return None;
     }
     Some(Node {

@@ -13,6 +13,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::binary::{Epmd, Output, differs, finish, finish_within, under_test};
@@ -576,14 +577,22 @@ fn one_taken_address_of_several_is_enough() {
 
 // --- -daemon ---
 
-/// Starts the epmd under test in the background, by way of `wrapper`.
+/// Starts the epmd under test in the background, by way of `wrapper`. Returns when it is as it will
+/// stay: leaving the old standard error is the last step of going there.
 fn daemonize(detached: &Detached, wrapper: &[&str], arguments: &[&str]) -> u32 {
     let mut command = under_test().wrapped(wrapper);
     command
         .args(["-port", &detached.port.to_string(), "-daemon"])
         .args(arguments);
     assert_eq!(finish(&mut command), silence(0));
-    detached.pid()
+    let pid = detached.pid();
+    wait_for("the daemon to leave its standard error", || {
+        let to_nothing = (2, PathBuf::from("/dev/null"));
+        process::descriptors(pid)
+            .contains(&to_nothing)
+            .then_some(())
+    });
+    pid
 }
 
 #[test]

@@ -51,38 +51,53 @@ impl Server {
         listener: &Listener,
         buffer: &mut [u8; READ_AT_ONCE],
     ) {
-        let local = if listener.address.ip().is_unspecified() {
-            stream.local_addr().unwrap_or(listener.address)
-        } else {
-            listener.address
-        };
-        let ends = Ends::new(peer, local);
-        let after = match recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => self.fail(ends, Failure::Closed),
-            Ok(count) if self.state.borrow().settings.delay_write.is_zero() => {
-                let bytes = buffer.get(..count).unwrap_or_default();
-                match self.answer(stream, ends, bytes) {
-                    After::Wait(stream) => self.linger(stream, ends, bytes.to_vec()),
-                    after => after,
-                }
+        let ends = self.ends(&stream, peer, listener);
+        let (after, got) = match recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => (After::Wait(stream), 0),
+            Ok(0) | Err(_) => (self.fail(with_local(ends, &stream), Failure::Closed), 0),
+            Ok(got) if self.state.borrow().settings.delay_write.is_zero() => {
+                let bytes = buffer.get(..got).unwrap_or_default();
+                (self.answer(stream, ends, bytes), got)
             }
-            Ok(count) => self.linger(
-                stream,
-                ends,
-                buffer.get(..count).unwrap_or_default().to_vec(),
-            ),
-            Err(Errno::EAGAIN) => self.linger(stream, ends, Vec::new()),
-            Err(_) => self.fail(ends, Failure::Closed),
+            Ok(got) => (After::Wait(stream), got),
         };
-        if let After::Unsent(unsent) = after
-            && let Some((id, bell)) = self.enter(ends)
-        {
-            self.state.borrow_mut().slots.answering(id);
-            let server = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                server.send_the_rest(unsent, &bell).await;
-                server.leave(id);
-            });
+        match after {
+            After::Done => {}
+            After::Wait(stream) => {
+                let ends = with_local(ends, &stream);
+                let Some((id, bell)) = self.enter(ends) else {
+                    return;
+                };
+                let got = buffer.get(..got).unwrap_or_default().to_vec();
+                let server = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    server.wait_for_request(stream, ends, got, id, &bell).await;
+                    server.leave(id);
+                });
+            }
+            After::Unsent(unsent) => {
+                let Some((id, bell)) = self.enter(ends) else {
+                    return;
+                };
+                self.state.borrow_mut().slots.answering(id);
+                let server = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    server.send_the_rest(unsent, &bell).await;
+                    server.leave(id);
+                });
+            }
+        }
+    }
+
+    /// Both ends of a new connection. The kernel is asked for the local one only where it matters to
+    /// the rules: a loopback peer is this host whatever address it came to.
+    fn ends(&self, stream: &TcpStream, peer: SocketAddr, listener: &Listener) -> Ends {
+        let ends = Ends::new(peer, listener.address);
+        let all_served = self.state.borrow().desk.rules.served.is_none();
+        if ends.peer.ip().is_loopback() && all_served {
+            ends
+        } else {
+            with_local(ends, stream)
         }
     }
 
@@ -119,6 +134,13 @@ impl Server {
                 After::Done
             }
             Step::End(reply, outcome) => {
+                let outcome = match outcome.reason {
+                    None => outcome,
+                    Some(_) => Outcome {
+                        ends: with_local(ends, &stream),
+                        ..outcome
+                    },
+                };
                 let more = matches!(reply, Reply::Listing(_));
                 let sent = match state.answer.as_slice() {
                     [] => 0,
@@ -204,18 +226,6 @@ impl Server {
         if state.slots.used() == 0 {
             self.idle.notify_one();
         }
-    }
-
-    /// Makes a task of a connection whose request has not come, or whose answer is to be delayed.
-    fn linger(self: &Rc<Self>, stream: TcpStream, ends: Ends, got: Vec<u8>) -> After {
-        if let Some((id, bell)) = self.enter(ends) {
-            let server = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                server.wait_for_request(stream, ends, got, id, &bell).await;
-                server.leave(id);
-            });
-        }
-        After::Done
     }
 
     /// Reads until the request is whole, answers it, and closes.
@@ -325,6 +335,16 @@ impl Server {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The ends with the local address that the connection really came to, where a wildcard listens.
+fn with_local(ends: Ends, stream: &TcpStream) -> Ends {
+    if !ends.local.ip().is_unspecified() {
+        return ends;
+    }
+    stream
+        .local_addr()
+        .map_or(ends, |local| Ends::new(ends.peer, local))
 }
 
 /// Why a connection ended without a request.

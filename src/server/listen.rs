@@ -9,10 +9,21 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
+use nix::sys::socket::setsockopt;
+use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::sys;
+sockopt_impl!(
+    /// How long the kernel may keep a connection whose first bytes have not come, in seconds
+    /// (`TCP_DEFER_ACCEPT`, tcp(7)).
+    DeferAccept, SetOnly, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, u32
+);
+
+/// One second is the least that the kernel knows. A connection that is accepted with its request
+/// already there is answered on the spot; one that sends nothing is accepted after that second.
+const DEFER_ACCEPT_SECONDS: u32 = 1;
 
 /// How many connections may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -148,7 +159,7 @@ fn bind_one(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<Option<S
         Type::STREAM,
         Some(Protocol::TCP),
     ) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
             notes.push(format!(
                 "not listening on {ip}: this host has no {}",
                 family(ip)
@@ -163,7 +174,7 @@ fn bind_one(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<Option<S
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    sys::defer_accept(&socket)?;
+    defer_accept(&socket)?;
     match socket.bind(&address.into()) {
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             if ip.is_loopback() || ip.is_unspecified() {
@@ -182,6 +193,14 @@ fn bind_one(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<Option<S
         result => result?,
     }
     Ok(Some(socket))
+}
+
+/// Has a listening socket hand a connection out once its first bytes are there.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, DeferAccept, &DEFER_ACCEPT_SECONDS)?)
 }
 
 fn family(ip: IpAddr) -> &'static str {
