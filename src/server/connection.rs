@@ -14,7 +14,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Bell, Listener, READ_AT_ONCE, Server, State, wall_clock};
+use super::accept::Listener;
+use super::state::{Bell, Server, State};
+use super::{READ_AT_ONCE, wall_clock};
 use crate::access::Peer;
 use crate::desk::{Reply, Step};
 use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
@@ -175,9 +177,13 @@ impl Server {
         node: &Node<'_>,
         outcome: Outcome<'a>,
     ) -> Outcome<'a> {
-        let State { desk, answer, .. } = state;
-        let id = desk.register(node, wall_clock(), self.holders.hold(stream), answer);
-        let Some(registration) = desk.registry.find(node.name) else {
+        let held = self.holders.hold(stream);
+        let id = state
+            .desk
+            .register(node, wall_clock(), held, &mut state.answer);
+        state.keep(id, &self.log);
+        let State { desk, answer, .. } = &mut *state;
+        let Some((_, registration)) = desk.registry.get(id) else {
             return outcome;
         };
         let held = &registration.holder;
