@@ -14,7 +14,7 @@ mod reload;
 mod state;
 mod survival;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -121,6 +121,7 @@ async fn serve(start: Start) -> io::Result<()> {
         audit_due: Notify::new(),
         killed: Notify::new(),
         ending: Notify::new(),
+        is_ending: Cell::new(false),
         idle: Notify::new(),
     });
     let mut kept_settings = kept.map(|kept| {
@@ -231,6 +232,7 @@ impl Server {
                 self.welcome(stream, peer, listener, &mut buffer);
             }
         }
+        self.is_ending.set(true);
         self.ending.notify_waiters();
         let all_gone = async {
             while self.state.borrow().slots.used() > 0 {
