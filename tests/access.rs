@@ -315,7 +315,7 @@ fn a_bad_file_changes_nothing_and_all_its_errors_are_told() {
     let still = |event: &str| {
         assert_eq!(member.ask(server.v4(), b"zapi"), found("api"));
         refused(&service, &stranger, server.v4(), b"zapi", event);
-        service.wait_until_said("not reloaded: the settings from before stay in force");
+        service.wait_until_said("the settings from before stay in force");
     };
 
     service.reload(
