@@ -518,6 +518,31 @@ fn a_request_in_flight_is_finished_before_the_end() {
     }
 }
 
+/// Whoever starts epmd again must not find its port held by the one that ends.
+#[test]
+fn the_port_is_free_while_the_last_requests_are_finished() {
+    let [server, member] = network(["server", "member"]);
+    let config = limits("request-timeout = \"60s\"");
+    let mut ending = Service::start(&server, &config);
+    let _name = ending.hold("api");
+    let before = sockets(&ending);
+    let lookup = begin(&member, server.v4());
+    wait_until_accepted(&ending, before + 1);
+    ending.signal(Signal::SIGTERM);
+    wait_for("the port to be free", || {
+        ending.listeners().is_empty().then_some(())
+    });
+    let next = Service::start(&server, &config);
+    assert_eq!(
+        member.ask(server.v4(), b"zapi"),
+        Answer::Bytes(UNKNOWN.to_vec())
+    );
+    assert_eq!(ending.ended(), None);
+    assert_eq!(complete(lookup), found("api"));
+    assert_eq!(ending.status().code(), Some(0));
+    next.assert_alive();
+}
+
 #[test]
 fn a_request_that_never_comes_holds_up_the_end_no_longer_than_its_time() {
     let [server, member] = network(["server", "member"]);

@@ -161,7 +161,7 @@ async fn serve(start: Start) -> io::Result<()> {
         Some(_) => PATIENCE_AT_A_RESTART,
         None => server.state.borrow().settings.limits.request_timeout,
     };
-    server.finish(&listeners, patience).await;
+    server.finish(listeners, patience).await;
     Ok(())
 }
 
@@ -225,11 +225,14 @@ async fn release_when_ended(server: Rc<Server>) {
 
 impl Server {
     /// Answers what has come already, waits for the requests in flight, and tells what is untold.
-    async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>], patience: Duration) {
+    ///
+    /// The sockets are closed before the wait: whoever starts epmd again must not find its port held.
+    /// What systemd keeps of them goes on listening.
+    async fn finish(self: &Rc<Self>, listeners: Vec<Rc<Listener>>, patience: Duration) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
             while let Ok((stream, peer)) = listener.socket.accept() {
-                self.welcome(stream, peer, listener, &mut buffer);
+                self.welcome(stream, peer, &listener, &mut buffer);
             }
         }
         self.is_ending.set(true);
