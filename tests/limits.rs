@@ -738,7 +738,7 @@ fn a_flood_of_half_sent_requests_costs_bounded_memory() {
     assert_eq!(many.ask(v4(1), b"zapi"), found("api"));
     assert_local_nodes_are_served(&service);
     let grown = peak_memory(service.pid()) - before;
-    assert!(grown <= 32 * 1024, "{grown} KiB more");
+    assert!(grown <= 16 * 1024, "{grown} KiB more");
 }
 
 /// A hundred registrations and releases leave nothing behind.
