@@ -16,7 +16,8 @@ use std::net::IpAddr;
 
 use common::netns::{Host, network, v4, v6};
 use common::service::{Launch, Service, brief, found, listed};
-use common::wire::{Answer, Node};
+use common::wire::{Answer, Node, ask, register, send};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Lines as JSON, so that a test can read them.
@@ -123,6 +124,8 @@ fn assert_lists_decide(family: Family, start: impl for<'h> FnOnce(&'h Host, &str
     // This host is this host at every address of its own.
     assert_eq!(server.ask(to, b"n"), both);
     assert_eq!(server.ask(to, b"zwg_man"), found("wg_man"));
+    let _held = register(server.connect(to), &Node::new("own")).held();
+    assert_eq!(member.ask(to, b"zown"), found("own"));
     assert_eq!(service.other_events(), Vec::<Value>::new());
 }
 
@@ -299,9 +302,9 @@ fn a_request_that_is_whole_after_a_reload_is_decided_by_the_new_file() {
     let service = Service::start(&server, &access("allow = [\"10.77.0.2\"]"));
     let _name = service.hold("api");
     let mut stream = member.connect(server.v4());
-    common::wire::send(&mut stream, b"\0\x04za");
+    send(&mut stream, b"\0\x04za");
     service.reload(&access(""));
-    assert_eq!(common::wire::ask(stream, b"pi"), Answer::Nothing);
+    assert_eq!(ask(stream, b"pi"), Answer::Nothing);
     service.expect_event("refused lookup of api from 10.77.0.2: not_allowed");
 }
 
@@ -336,7 +339,7 @@ fn a_bad_file_changes_nothing_and_all_its_errors_are_told() {
     assert!(service.said().contains(&format!("epmd: {config}:1:")));
     assert_eq!(member.ask(server.v4(), b"zapi"), found("api"));
     fs::remove_file(&config).unwrap();
-    service.signal(nix::sys::signal::Signal::SIGHUP);
+    service.signal(Signal::SIGHUP);
     service.wait_until_said(&format!("epmd: {config}: "));
     assert_eq!(member.ask(server.v4(), b"zapi"), found("api"));
 
@@ -493,7 +496,7 @@ fn what_is_untold_at_the_end_is_told() {
     for _ in 0..3 {
         assert_eq!(stranger.ask(server.v4(), b"zapi"), Answer::Nothing);
     }
-    service.signal(nix::sys::signal::Signal::SIGTERM);
+    service.signal(Signal::SIGTERM);
     assert_eq!(service.status().code(), Some(0));
     let event = "refused lookup of api from 10.77.0.2: not_allowed";
     assert_eq!(service.expect_event(event)["repeats"], 0);

@@ -239,6 +239,22 @@ fn this_host_always_gets_in() {
     }
 }
 
+#[test]
+fn the_limits_of_a_file_that_is_read_again_are_in_force() {
+    let [server, peer] = network(["server", "peer"]);
+    let service = Service::start(&server, &limits("request-timeout = \"60s\""));
+    let waiting = begin_all(&peer, server.v4(), 3);
+    service.reload(&limits("per-source = 3\nrequest-timeout = \"1s\""));
+    // The newcomer has the new limits; who was there keeps the time that it was given.
+    let start = Instant::now();
+    let mut newcomer = begin(&peer, server.v4());
+    wait_until_closed(&waiting, 1);
+    service.expect_event("refused none from 10.77.0.2: too_many");
+    assert_eq!(read_to_end(&mut newcomer), Answer::Nothing);
+    assert!(start.elapsed() >= about(1));
+    wait_until_closed(&waiting, 1);
+}
+
 /// Strangers never take a slot that a local node needs, and a node that has registered needs none.
 #[test]
 fn registrations_have_a_budget_of_their_own() {
