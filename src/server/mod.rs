@@ -15,14 +15,17 @@ mod state;
 mod survival;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::{JoinError, JoinHandle, LocalSet};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::config::{Settings, Sources};
@@ -100,10 +103,6 @@ async fn serve(start: Start) -> io::Result<()> {
         kept,
         complaint,
     } = start;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-
     let listeners = listeners
         .into_iter()
         .map(Listener::new)
@@ -124,45 +123,100 @@ async fn serve(start: Start) -> io::Result<()> {
         is_ending: Cell::new(false),
         idle: Notify::new(),
     });
-    let mut kept_settings = kept.map(|kept| {
+    let kept_settings = kept.map(|kept| {
         server.restore(kept.store, kept.registrations);
         kept.settings
     });
-    let accepting: Vec<JoinHandle<()>> = listeners
-        .iter()
-        .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&server), Rc::clone(listener))))
-        .collect();
-    tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
-    tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
-    if let Some(interval) = notifier.watchdog() {
-        tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
-    }
-    notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
-
-    loop {
-        tokio::select! {
-            () = received(&mut hangup) => {
-                notifier.reloading();
-                let status = server.reload(&sources, descriptors, listeners.len(), kept_settings.as_mut());
-                notifier.ready(&status);
-            }
-            () = received(&mut terminate) => break,
-            () = received(&mut interrupt) => break,
-            () = server.killed.notified() => break,
-        }
-    }
-    notifier.stopping();
-    for task in accepting {
-        task.abort();
-    }
     // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
     // soon is asked again, of the next process.
     let patience = match kept_settings {
         Some(_) => PATIENCE_AT_A_RESTART,
         None => server.state.borrow().settings.limits.request_timeout,
     };
+    tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
+    tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
+    if let Some(interval) = notifier.watchdog() {
+        tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
+    }
+    let control = Control {
+        server: Rc::clone(&server),
+        sources,
+        descriptors,
+        listeners: listeners.len(),
+        notifier,
+        kept_settings,
+    };
+    let control = tokio::task::spawn_local(control.until_the_end()?);
+    notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
+    accept_until(&server, &listeners, control)
+        .await
+        .map_err(io::Error::other)?;
+    notifier.stopping();
     server.finish(listeners, patience).await;
     Ok(())
+}
+
+/// Accepts connections of all listeners until a task ends.
+///
+/// The loops are no tasks of their own: on the way of a lookup, each task is a wake-up more.
+async fn accept_until(
+    server: &Rc<Server>,
+    listeners: &[Rc<Listener>],
+    mut end: JoinHandle<()>,
+) -> Result<(), JoinError> {
+    let start = |listener| Box::pin(accept(Rc::clone(server), Rc::clone(listener)));
+    let mut accepting: Vec<_> = listeners.iter().map(start).collect();
+    poll_fn(|context| {
+        for accepting in &mut accepting {
+            let Poll::Pending = accepting.as_mut().poll(context);
+        }
+        Pin::new(&mut end).poll(context)
+    })
+    .await
+}
+
+/// What signals do to the daemon.
+struct Control {
+    server: Rc<Server>,
+    sources: Sources,
+    descriptors: usize,
+    listeners: usize,
+    notifier: Notifier,
+    kept_settings: Option<KeptSettings>,
+}
+
+impl Control {
+    /// Goes by the signals until one of them, or KILL_REQ, ends the daemon. The signals are caught
+    /// when this returns.
+    fn until_the_end(mut self) -> io::Result<impl Future<Output = ()>> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        Ok(async move {
+            loop {
+                tokio::select! {
+                    () = received(&mut hangup) => self.reload(),
+                    () = received(&mut terminate) => break,
+                    () = received(&mut interrupt) => break,
+                    () = self.server.killed.notified() => break,
+                }
+            }
+        })
+    }
+
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        let Self {
+            server,
+            sources,
+            descriptors,
+            listeners,
+            kept_settings,
+            ..
+        } = self;
+        let status = server.reload(sources, *descriptors, *listeners, kept_settings.as_mut());
+        self.notifier.ready(&status);
+    }
 }
 
 /// Tells systemd again and again that the event loop turns.
