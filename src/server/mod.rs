@@ -127,12 +127,7 @@ async fn serve(start: Start) -> io::Result<()> {
         server.restore(kept.store, kept.registrations);
         kept.settings
     });
-    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
-    // soon is asked again, of the next process.
-    let patience = match kept_settings {
-        Some(_) => PATIENCE_AT_A_RESTART,
-        None => server.state.borrow().settings.limits.request_timeout,
-    };
+    let is_kept = kept_settings.is_some();
     tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
     tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
     if let Some(interval) = notifier.watchdog() {
@@ -152,6 +147,13 @@ async fn serve(start: Start) -> io::Result<()> {
         .await
         .map_err(io::Error::other)?;
     notifier.stopping();
+    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
+    // soon is asked again, of the next process.
+    let patience = if is_kept {
+        PATIENCE_AT_A_RESTART
+    } else {
+        server.state.borrow().settings.limits.request_timeout
+    };
     server.finish(listeners, patience).await;
     Ok(())
 }
