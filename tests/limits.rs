@@ -562,10 +562,12 @@ fn the_port_is_free_while_the_last_requests_are_finished() {
 #[test]
 fn a_request_that_never_comes_holds_up_the_end_no_longer_than_its_time() {
     let [server, member] = network(["server", "member"]);
-    let mut service = Service::start(&server, &limits("request-timeout = \"1s\""));
+    let mut service = Service::start(&server, &limits("request-timeout = \"60s\""));
     let before = sockets(&service);
     let _lookup = begin(&member, server.v4());
     wait_until_accepted(&service, before + 1);
+    // The time in force at the end counts.
+    service.reload(&limits("request-timeout = \"1s\""));
     let start = Instant::now();
     service.signal(Signal::SIGTERM);
     assert_eq!(service.status().code(), Some(0));
