@@ -15,7 +15,7 @@ mod reload;
 mod state;
 mod survival;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
@@ -127,6 +127,7 @@ async fn serve(start: Start) -> io::Result<()> {
         audit_due: Notify::new(),
         killed: Notify::new(),
         ending: Notify::new(),
+        is_ending: Cell::new(false),
         idle: Notify::new(),
         descriptors,
     });
@@ -134,12 +135,7 @@ async fn serve(start: Start) -> io::Result<()> {
         server.restore(kept.store, kept.registrations);
         kept.settings
     });
-    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
-    // soon is asked again, of the next process.
-    let patience = match kept_settings {
-        Some(_) => PATIENCE_AT_A_RESTART,
-        None => server.state.borrow().settings.limits.request_timeout,
-    };
+    let is_kept = kept_settings.is_some();
     tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
     tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
     if let Some(interval) = notifier.watchdog() {
@@ -161,7 +157,14 @@ async fn serve(start: Start) -> io::Result<()> {
         .await
         .map_err(io::Error::other)?;
     notifier.stopping();
-    server.finish(&listeners, patience).await;
+    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
+    // soon is asked again, of the next process.
+    let patience = if is_kept {
+        PATIENCE_AT_A_RESTART
+    } else {
+        server.state.borrow().settings.limits.request_timeout
+    };
+    server.finish(listeners, patience).await;
     Ok(())
 }
 
@@ -326,13 +329,17 @@ async fn release_when_ended(server: Rc<Server>) {
 
 impl Server {
     /// Answers what has come already, waits for the requests in flight, and tells what is untold.
-    async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>], patience: Duration) {
+    ///
+    /// The sockets are closed before the wait: whoever starts epmd again must not find its port held.
+    /// What systemd keeps of them goes on listening.
+    async fn finish(self: &Rc<Self>, listeners: Vec<Rc<Listener>>, patience: Duration) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
             while let Ok((stream, peer)) = listener.socket.accept() {
-                self.welcome(stream, peer, listener, &mut buffer);
+                self.welcome(stream, peer, &listener, &mut buffer);
             }
         }
+        self.is_ending.set(true);
         self.ending.notify_waiters();
         let all_gone = async {
             while self.state.borrow().slots.used() > 0 {

@@ -37,6 +37,8 @@ pub(super) struct Server {
     pub(super) killed: Notify,
     /// The daemon ends: who has not begun to ask may go.
     pub(super) ending: Notify,
+    /// The same, for a connection that begins to wait after that was told.
+    pub(super) is_ending: Cell<bool>,
     /// The last connection has left.
     pub(super) idle: Notify,
     /// Descriptors that the process may have.
