@@ -171,6 +171,22 @@ fn with_nothing_configured_only_this_host_is_served() {
     }
 }
 
+/// The kernel has a node of this host come from its first address, whatever other one it connects to.
+#[test]
+fn this_host_is_served_at_each_of_its_addresses() {
+    let [server, stranger] = network(["server", "stranger"]);
+    server.ip("addr add 10.77.0.101/24 dev eth0\n");
+    let service = Service::start(&server, JSON);
+    let _name = service.hold("api");
+    let second = v4(101);
+    assert_eq!(server.ask(second, b"zapi"), found("api"));
+    assert_eq!(server.ask(second, b"n"), listed(&["api"]));
+    let (_held, creation) = register(server.connect(second), &Node::new("web")).held();
+    assert!(creation >= 4);
+    let event = format!("refused lookup of api from {}: not_allowed", stranger.v4());
+    refused(&service, &stranger, second, b"zapi", &event);
+}
+
 #[test]
 fn a_network_admits_what_is_in_it() {
     let [server, inside, outside] = network(["server", "inside", "outside"]);

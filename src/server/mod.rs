@@ -11,6 +11,7 @@ mod connection;
 pub mod control;
 mod holders;
 pub mod listen;
+mod own;
 mod reload;
 mod state;
 mod survival;
