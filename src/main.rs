@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use hardened_epmd::client;
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
+use hardened_epmd::doctor;
 use hardened_epmd::exit::Exit;
 use hardened_epmd::log::{Level, Log};
 use hardened_epmd::server::listen::{self, Bound, ListenError};
@@ -39,6 +40,7 @@ fn run() -> Exit {
             Ok(settings) => print(&config::show(&settings)),
             Err(exit) => exit,
         },
+        Command::Doctor { targets, json } => doctor::run(&sources, &targets, json),
         Command::Names => ask(&sources, |port| client::list(port, &Request::List)),
         Command::Dump => ask(&sources, |port| client::list(port, &Request::Dump)),
         Command::Kill => ask(&sources, client::kill),
