@@ -10,8 +10,8 @@
 //!
 //! `wire`, `access`, `registry`, `slots`, `audit` and `counters` decide, and `desk` leads a request
 //! through them: they know no socket, no clock and nothing asynchronous. `config` makes the operator's
-//! words into settings. `server`, `client`, `log` and `systemd` move bytes. `doctor` looks from outside
-//! why nodes don't see each other.
+//! words into settings. `server`, `client`, `log`, `metrics` and `systemd` move bytes. `doctor` looks
+//! from outside why nodes don't see each other.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("hardened-epmd runs on Linux only");
@@ -35,6 +35,8 @@ pub mod exit;
 #[forbid(unsafe_code)]
 pub mod log;
 #[forbid(unsafe_code)]
+pub mod metrics;
+#[forbid(unsafe_code)]
 pub mod outcome;
 #[forbid(unsafe_code)]
 pub mod registry;
@@ -42,6 +44,8 @@ pub mod registry;
 pub mod server;
 #[forbid(unsafe_code)]
 pub mod slots;
+#[forbid(unsafe_code)]
+pub mod status;
 #[expect(
     unsafe_code,
     reason = "the one small module that may, see its first lines"
