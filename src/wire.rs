@@ -3,9 +3,13 @@
 //! As in the chapter "Distribution Protocol" of the ERTS User's Guide, and as stock epmd behaves
 //! where the chapter is silent. "Not all here yet" is an outcome of its own, apart from "malformed",
 //! so that a caller never has to guess. Every length is checked against a named cap before anything
-//! is taken for it. Called by `desk` (the daemon's side) and by `client`.
+//! is taken for it. Called by `desk` (the daemon's side), by `client` and by `doctor`.
 
 #![deny(clippy::arithmetic_side_effects)]
+
+mod answers;
+
+pub use self::answers::{Found, Listing, MAX_FOUND, MAX_LISTING, decode_found, decode_listing};
 
 /// `ALIVE2_REQ`, tag `x`: register a node.
 pub const ALIVE2_REQ: u8 = b'x';
