@@ -31,7 +31,7 @@ use crate::status::{InForce, Limits, Refused, Registered, Status, Use, kind_name
 /// How long a client may take, in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many clients are served at once.
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 16;
 
 /// Makes the socket.
 ///

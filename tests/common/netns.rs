@@ -264,7 +264,7 @@ impl Drop for Host {
     }
 }
 
-/// Gives the calling thread's mount namespace this /etc/hosts, which nobody else sees.
+/// Gives the calling thread's mount namespace this /etc/hosts and an empty /run, which nobody else sees.
 fn set_mounts(hosts: &Path) {
     let nothing = None::<&str>;
     mount(
@@ -283,6 +283,14 @@ fn set_mounts(hosts: &Path) {
         nothing,
     )
     .unwrap_or_else(|error| panic!("this machine can't bind-mount over /etc/hosts: {error}"));
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        nothing,
+    )
+    .unwrap_or_else(|error| panic!("this machine can't mount a tmpfs on /run: {error}"));
 }
 
 /// Does something in a thread that ends with it: what is changed of a thread there is nobody else's.
