@@ -230,7 +230,8 @@ impl<H: Holder> Desk<H> {
 
 impl<H> Registration<H> {
     /// The node as it described itself.
-    fn node<'a>(&'a self, name: &'a [u8]) -> Node<'a> {
+    #[must_use]
+    pub fn node<'a>(&'a self, name: &'a [u8]) -> Node<'a> {
         Node {
             port: self.port,
             kind: self.kind,

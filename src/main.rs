@@ -4,17 +4,20 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use hardened_epmd::client;
-use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Sources};
+use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
 use hardened_epmd::exit::Exit;
 use hardened_epmd::log::{Level, Log};
 use hardened_epmd::server::listen::{self, Bound, ListenError};
-use hardened_epmd::server::{self, Start, budget};
+use hardened_epmd::server::{self, Keeping, Start, budget};
 use hardened_epmd::sys;
-use hardened_epmd::systemd::{self, Notifier};
+use hardened_epmd::systemd::inherited::{self, Inherited};
+use hardened_epmd::systemd::store::Store;
+use hardened_epmd::systemd::{self, KeptSettings, Notifier};
 use hardened_epmd::wire::Request;
 
 fn main() -> ExitCode {
@@ -83,32 +86,45 @@ fn load(sources: &Sources) -> Result<Settings, Exit> {
 
 /// Starts the daemon. All that can fail comes before it detaches, so that who started it hears of it.
 fn daemon(mode: Mode, sources: Sources) -> Exit {
-    if mode == Mode::Daemon
-        && let Err(error) = sys::close_inherited()
-    {
-        eprintln!("epmd: can't close inherited descriptors: {error}");
+    match try_daemon(mode, sources) {
+        Ok(()) => Exit::Success,
+        Err(exit) => exit,
     }
-    let mut settings = match load(&sources) {
-        Ok(settings) => settings,
-        Err(exit) => return exit,
-    };
-    let Bound { listeners, notes } = match sockets(mode, &mut settings) {
-        Ok(bound) => bound,
-        Err(exit) => return exit,
-    };
+}
+
+fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
+    let mut inherited = None;
+    match mode {
+        Mode::Foreground => {}
+        Mode::Daemon => {
+            if let Err(error) = sys::close_inherited() {
+                eprintln!("epmd: can't close inherited descriptors: {error}");
+            }
+        }
+        Mode::Systemd => inherited = Some(inherit()?),
+    }
+    let descriptors = budget::raise_descriptor_limit();
+    let mut loaded = settings(&sources, inherited.as_ref())?;
+    let Bound {
+        listeners,
+        mut notes,
+    } = sockets(mode, &mut loaded.settings, inherited.as_mut())?;
     if mode == Mode::Daemon
         && let Err(error) = nix::unistd::daemon(false, false)
     {
         eprintln!("epmd: can't detach: {error}");
-        return Exit::Failure;
+        return Err(Exit::Failure);
     }
-    let log = match Log::start(settings.audit.format, mode) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("epmd: can't start the log's thread: {error}");
-            return Exit::Failure;
-        }
-    };
+    let Loaded {
+        settings,
+        snapshot,
+        complaint,
+    } = loaded;
+    let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, &mut notes));
+    let log = Log::start(settings.audit.format, mode).map_err(|error| {
+        eprintln!("epmd: can't start the log's thread: {error}");
+        Exit::Failure
+    })?;
     let listening: Vec<String> = listeners.iter().filter_map(address).collect();
     log.note(
         Level::Info,
@@ -118,50 +134,139 @@ fn daemon(mode: Mode, sources: Sources) -> Exit {
     for note in notes {
         log.note(Level::Warning, note);
     }
+    if let Some(complaint) = &complaint {
+        log.note(Level::Error, complaint.clone());
+    }
     let start = Start {
         sources,
         settings,
         listeners,
-        descriptors: budget::raise_descriptor_limit(),
+        descriptors,
         log: log.clone(),
         notifier: Notifier::new(mode == Mode::Systemd),
+        kept,
+        complaint,
     };
-    let exit = match server::run(start) {
-        Ok(()) => Exit::Success,
-        Err(error) => {
-            log.note(Level::Error, format!("can't go on: {error}"));
-            Exit::Failure
+    let result = server::run(start);
+    if let Err(error) = &result {
+        log.note(Level::Error, format!("can't go on: {error}"));
+    }
+    log.close();
+    result.map_err(|_| Exit::Failure)
+}
+
+fn inherit() -> Result<Inherited, Exit> {
+    inherited::inherit().map_err(|error| {
+        eprintln!("epmd: can't take over what systemd hands over: {error}");
+        Exit::Failure
+    })
+}
+
+/// The settings in force.
+struct Loaded {
+    settings: Settings,
+    /// What they can be made of again; absent where they are from before a restart themselves.
+    snapshot: Option<Snapshot>,
+    /// Why they are not those of the file, where they are not.
+    complaint: Option<String>,
+}
+
+/// Loads the settings. Where the file is broken at a restart, those from before stay in force: a bad
+/// file must not cost the registrations.
+fn settings(sources: &Sources, inherited: Option<&Inherited>) -> Result<Loaded, Exit> {
+    let errors = match sources.load_and_keep() {
+        Ok((settings, snapshot)) => {
+            return Ok(Loaded {
+                settings,
+                snapshot: Some(snapshot),
+                complaint: None,
+            });
+        }
+        Err(errors) => errors,
+    };
+    eprintln!("{errors}");
+    let Some(inherited) = inherited.filter(|inherited| inherited.is_warm()) else {
+        return Err(Exit::Config);
+    };
+    match inherited.settings_from_before() {
+        Ok(settings) => {
+            let complaint = Some(errors.not_in_force("the settings are wrong"));
+            Ok(Loaded {
+                settings,
+                snapshot: None,
+                complaint,
+            })
+        }
+        Err(why) => {
+            eprintln!("epmd: the settings from before can't be had either: {why}");
+            Err(Exit::Config)
+        }
+    }
+}
+
+/// Hands what is to outlive this process to systemd's store.
+fn keep(
+    inherited: Inherited,
+    snapshot: Option<Snapshot>,
+    listeners: &[TcpListener],
+    notes: &mut Vec<String>,
+) -> Keeping {
+    notes.extend(inherited.notes);
+    let (store, registrations) = Store::open(inherited.drawers, notes);
+    let last = inherited
+        .settings
+        .last_key_value()
+        .map_or(0, |(number, _)| *number);
+    let mut settings = KeptSettings::new(last);
+    let mut failed = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            notes.push(format!("can't keep the {what} for a restart: {error}"));
         }
     };
-    log.close();
-    exit
+    if let Some(snapshot) = snapshot {
+        failed("settings", settings.keep(&snapshot));
+    }
+    if inherited.activated.is_empty() {
+        for listener in listeners {
+            failed("listening sockets", systemd::keep_listener(listener));
+        }
+    }
+    Keeping {
+        store,
+        registrations,
+        settings,
+    }
 }
 
 fn address(listener: &TcpListener) -> Option<String> {
     listener.local_addr().ok().map(|a| a.to_string())
 }
 
-/// The listening sockets: systemd's, where it hands some over, else our own.
-fn sockets(mode: Mode, settings: &mut Settings) -> Result<Bound, Exit> {
-    if mode == Mode::Systemd {
-        match systemd::sockets() {
-            Ok(listeners) if listeners.is_empty() => {}
-            Ok(listeners) => {
-                // They may listen on more than the operator asked for.
-                settings.rules.served.clone_from(&settings.listen);
-                return Ok(Bound {
-                    listeners,
-                    notes: Vec::new(),
-                });
-            }
-            Err(error) => {
-                eprintln!("epmd: can't take over systemd's sockets: {error}");
-                return Err(Exit::Failure);
-            }
+/// The listening sockets: a socket unit's, where there is one, else our own, from before a restart as
+/// far as they are what the settings say.
+fn sockets(
+    mode: Mode,
+    settings: &mut Settings,
+    inherited: Option<&mut Inherited>,
+) -> Result<Bound, Exit> {
+    let mut ours = Vec::new();
+    if let Some(inherited) = inherited {
+        ours = std::mem::take(&mut inherited.listeners);
+        if !inherited.activated.is_empty() {
+            systemd::give_up_listeners(ours);
+            // They may listen on more than the operator asked for.
+            settings.rules.served.clone_from(&settings.listen);
+            let listeners = std::mem::take(&mut inherited.activated);
+            return Ok(Bound {
+                listeners,
+                notes: Vec::new(),
+            });
         }
     }
     let plan = listen::plan(settings.listen.as_deref());
-    listen::bind(&plan, settings.port).map_err(|error| match error {
+    let (ours, others) = listen::in_plan(ours, &plan, settings.port);
+    systemd::give_up_listeners(others);
+    listen::bind(&plan, settings.port, ours).map_err(|error| match error {
         ListenError::Taken(address) => taken(mode, address),
         error => {
             eprintln!("epmd: {error}");

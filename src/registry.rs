@@ -46,12 +46,14 @@ pub struct Registration<H> {
 }
 
 /// A name that is gone.
-#[derive(Debug)]
-struct Gone {
-    /// Tells this entry from an older one of the same name in the queue.
-    id: Id,
-    port: u16,
-    creation: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The number that its last registration had.
+    pub id: Id,
+    /// Its last distribution port.
+    pub port: u16,
+    /// Its last creation.
+    pub creation: u32,
 }
 
 /// Where a listing has got to. Names that come or go meanwhile do not disturb it.
@@ -135,6 +137,49 @@ impl<H> Registry<H> {
         (id, creation, previous)
     }
 
+    /// Takes back a registration from before a restart, with its number, creation and time. What had
+    /// the name until now is given back. Registrations come back in the order of their numbers.
+    pub fn restore(&mut self, name: &[u8], registration: Registration<H>) -> Option<H> {
+        let previous = self.release_name(name).map(|r| r.holder);
+        let name = match self.gone.remove_entry(name) {
+            Some((name, _)) => name,
+            None => Rc::from(name),
+        };
+        self.next = self.next.max(registration.id.saturating_add(1));
+        self.order.insert(registration.id, Rc::clone(&name));
+        self.names.insert(name, registration);
+        previous
+    }
+
+    /// Remembers a name that went before a restart, or during it. What had the name until now is
+    /// given back.
+    pub fn restore_gone(&mut self, name: &[u8], gone: Gone) -> Option<H> {
+        let previous = self.release_name(name).map(|r| r.holder);
+        self.next = self.next.max(gone.id.saturating_add(1));
+        self.remember(Rc::from(name), gone);
+        previous
+    }
+
+    /// The registration with this number.
+    #[must_use]
+    pub fn get(&self, id: Id) -> Option<(&[u8], &Registration<H>)> {
+        let name = self.order.get(&id)?;
+        self.names
+            .get(name)
+            .map(|registration| (&**name, registration))
+    }
+
+    /// How many names that are gone are remembered.
+    #[must_use]
+    pub fn gone_len(&self) -> usize {
+        self.gone.len()
+    }
+
+    /// The names that are gone and remembered.
+    pub fn gone(&self) -> impl Iterator<Item = (&[u8], Gone)> {
+        self.gone.iter().map(|(name, gone)| (&**name, *gone))
+    }
+
     /// Releases the registration with this number.
     pub fn release(&mut self, id: Id) -> Option<Registration<H>> {
         let name = Rc::clone(self.order.get(&id)?);
@@ -145,16 +190,17 @@ impl<H> Registry<H> {
     pub fn release_name(&mut self, name: &[u8]) -> Option<Registration<H>> {
         let (name, registration) = self.names.remove_entry(name)?;
         self.order.remove(&registration.id);
-        self.remember(name, registration.port, registration.creation);
+        let Registration {
+            id, port, creation, ..
+        } = registration;
+        self.remember(name, Gone { id, port, creation });
         Some(registration)
     }
 
     /// Remembers a name that is gone, and forgets the oldest where there are too many.
-    fn remember(&mut self, name: Rc<[u8]>, port: u16, creation: u32) {
-        let id = self.next;
-        self.next += 1;
-        self.gone_order.push_back((id, Rc::clone(&name)));
-        self.gone.insert(name, Gone { id, port, creation });
+    fn remember(&mut self, name: Rc<[u8]>, gone: Gone) {
+        self.gone_order.push_back((gone.id, Rc::clone(&name)));
+        self.gone.insert(name, gone);
         while self.gone.len() > MAX_GONE
             && let Some((id, name)) = self.gone_order.pop_front()
         {

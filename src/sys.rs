@@ -1,15 +1,13 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
-//! Adopting descriptors that systemd handed over, closing all others that were inherited, and putting
-//! one into the event loop. Each use says why it is sound; nothing here decides anything. Called by `server`
-//! and `main`.
+//! Adopting descriptors that were handed over, closing all others that were inherited, and putting
+//! one into the event loop. Each use says why it is sound; nothing here decides anything. Called by
+//! `main`, `server` and `systemd`.
 
-use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
-use socket2::{Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -46,25 +44,12 @@ pub fn watch(descriptor: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     watched.map_err(io::Error::from)
 }
 
-/// Takes over a listening TCP socket that systemd handed to this process, and sets it non-blocking.
-///
-/// # Errors
-/// Names the descriptor that is closed, or is something else.
-pub fn adopt_listener(descriptor: RawFd) -> io::Result<TcpListener> {
-    let wrong = |error: io::Error| {
-        let text =
-            format!("descriptor {descriptor} of systemd is no listening TCP socket: {error}");
-        io::Error::new(error.kind(), text)
-    };
-    // SAFETY: the number comes from LISTEN_FDS, which says that this process owns the descriptor; it
-    // is adopted once, at the start, before anything else could have opened or closed that number.
-    let socket = unsafe { Socket::from_raw_fd(descriptor) };
-    let listening =
-        socket.is_listener().map_err(wrong)? && socket.r#type().map_err(wrong)? == Type::STREAM;
-    let local = socket.local_addr().map_err(wrong)?;
-    if !listening || local.as_socket().is_none() {
-        return Err(wrong(ErrorKind::InvalidInput.into()));
-    }
-    socket.set_nonblocking(true).map_err(wrong)?;
-    Ok(socket.into())
+/// Takes over a descriptor that was handed to this process: by systemd (`LISTEN_FDS`), or in a
+/// message (`SCM_RIGHTS`).
+#[must_use]
+pub fn adopt(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: both callers get the number from where it says that this process owns the descriptor,
+    // and adopt it once: `systemd::inherited` at the start, before anything else could have opened or
+    // closed that number, and `systemd::store` from the message that brought it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

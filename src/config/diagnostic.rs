@@ -73,6 +73,17 @@ impl fmt::Display for Problem {
 pub struct Errors(Vec<Problem>);
 
 impl Errors {
+    /// In one line, for `systemctl status`: what was not done, and the first mistake.
+    #[must_use]
+    pub fn not_in_force(&self, what: &str) -> String {
+        let first = self.0.first().map(Problem::headline).unwrap_or_default();
+        let more = match self.0.len() {
+            0 | 1 => String::new(),
+            count => format!(" (and {} more)", count - 1),
+        };
+        format!("{what}, the settings from before stay in force: {first}{more}")
+    }
+
     /// `Ok` where there are none.
     pub(super) fn check(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {

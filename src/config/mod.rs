@@ -27,7 +27,7 @@ pub use self::cli::{Command, CommandLineError, Invocation, Mode};
 pub use self::diagnostic::{Errors, Problem};
 pub use self::options::{OPTIONS, OptionSpec, Section, help, usage, version};
 pub use self::show::show;
-pub use self::sources::Sources;
+pub use self::sources::{Snapshot, Sources};
 use crate::access::Rules;
 
 /// epmd's registered port.

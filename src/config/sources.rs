@@ -5,7 +5,10 @@
 //! is not looked at, but the file is always checked as a whole. Made by `cli`; `main` loads it at the
 //! start, `server` again at SIGHUP, and the client commands ask it for their port only.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Errors, Problem, Text};
 use super::nets::{self, ListenOn};
@@ -13,7 +16,7 @@ use super::{DEFAULT_FILE, Origin, Settings, file, read, values};
 use crate::access::Networks;
 
 /// Values as they were given, unchecked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Given {
     pub(super) config: Option<PathBuf>,
     pub(super) address: Option<String>,
@@ -54,19 +57,24 @@ impl Sources {
     /// # Errors
     /// All mistakes of command line, environment and file, where there is any.
     pub fn load(&self) -> Result<Settings, Errors> {
-        let mut settings = Settings::default();
-        let mut in_file = Vec::new();
-        match self.read() {
-            Ok(None) => {}
-            Ok(Some((path, text))) => {
-                in_file = file::read_into(&mut settings, &text);
-                settings.file = Some(path);
-            }
-            Err(problems) => in_file = problems,
-        }
-        let mut problems = Overlay::new(self).apply(&mut settings);
-        problems.append(&mut in_file);
-        Errors::check(problems).map(|()| settings)
+        check(&self.options, &self.environment, self.read()).map(|(settings, _)| settings)
+    }
+
+    /// The same, with all that is needed to come to these settings again whatever becomes of the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_and_keep(&self) -> Result<(Settings, Snapshot), Errors> {
+        let (settings, text) = check(&self.options, &self.environment, self.read())?;
+        let snapshot = Snapshot {
+            options: self.options.clone(),
+            environment: self.environment.clone(),
+            file: settings
+                .file
+                .clone()
+                .zip(text.map(|text| text.as_str().to_owned())),
+        };
+        Ok((settings, snapshot))
     }
 
     /// The port on which the client commands ask, and a warning (one line) where the file that may
@@ -76,7 +84,7 @@ impl Sources {
     /// An explicit port, `-port` or `ERL_EPMD_PORT`, that is none.
     pub fn client_port(&self) -> Result<(u16, Option<String>), Errors> {
         let mut settings = Settings::default();
-        let mut overlay = Overlay::new(self);
+        let mut overlay = Overlay::new(&self.options, &self.environment);
         let explicit = overlay.port(&mut settings);
         Errors::check(overlay.problems)?;
         if explicit {
@@ -95,7 +103,7 @@ impl Sources {
     }
 
     /// The file that is in force, opened and read, with its full name.
-    fn read(&self) -> Result<Option<(PathBuf, Text)>, Vec<Problem>> {
+    fn read(&self) -> ReadFile {
         let named = self.options.config.as_deref();
         let named = named.or(self.environment.config.as_deref());
         if let Some(name) = named {
@@ -127,6 +135,72 @@ impl Sources {
     }
 }
 
+/// What settings were once made of, for a time when the file is broken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    options: Given,
+    environment: Given,
+    /// The file's full name, and what it said.
+    file: Option<(PathBuf, String)>,
+}
+
+impl Snapshot {
+    /// The settings that it was made of.
+    ///
+    /// # Errors
+    /// Where this version of the daemon takes them no longer.
+    pub fn settings(&self) -> Result<Settings, Errors> {
+        let file = self.file.clone().map(|(path, text)| {
+            let text = Text::new(&path, text);
+            (path, text)
+        });
+        check(&self.options, &self.environment, Ok(file)).map(|(settings, _)| settings)
+    }
+
+    /// As bytes.
+    ///
+    /// # Errors
+    /// The name of a file that is not UTF-8.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// Anything that [`Self::to_bytes`] of this version does not make.
+    pub fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// A file that was read, or what is wrong with it; `None` is no file.
+type ReadFile = Result<Option<(PathBuf, Text)>, Vec<Problem>>;
+
+/// Checks everything, and makes settings of it.
+fn check(
+    options: &Given,
+    environment: &Given,
+    read: ReadFile,
+) -> Result<(Settings, Option<Text>), Errors> {
+    let mut settings = Settings::default();
+    let mut in_file = Vec::new();
+    let mut text = None;
+    match read {
+        Ok(None) => {}
+        Ok(Some((path, said))) => {
+            in_file = file::read_into(&mut settings, &said);
+            settings.file = Some(path);
+            text = Some(said);
+        }
+        Err(problems) => in_file = problems,
+    }
+    let mut problems = Overlay::new(options, environment).apply(&mut settings);
+    problems.append(&mut in_file);
+    Errors::check(problems).map(|()| (settings, text))
+}
+
 /// Options and environment, laid over what the file said.
 struct Overlay<'a> {
     options: &'a Given,
@@ -135,10 +209,10 @@ struct Overlay<'a> {
 }
 
 impl<'a> Overlay<'a> {
-    fn new(sources: &'a Sources) -> Self {
+    fn new(options: &'a Given, environment: &'a Given) -> Self {
         Self {
-            options: &sources.options,
-            environment: &sources.environment,
+            options,
+            environment,
             problems: Vec::new(),
         }
     }

@@ -175,9 +175,13 @@ impl Server {
         node: &Node<'_>,
         outcome: Outcome<'a>,
     ) -> Outcome<'a> {
-        let State { desk, answer, .. } = state;
-        let id = desk.register(node, wall_clock(), self.holders.hold(stream), answer);
-        let Some(registration) = desk.registry.find(node.name) else {
+        let held = self.holders.hold(stream);
+        let id = state
+            .desk
+            .register(node, wall_clock(), held, &mut state.answer);
+        state.keep(id, &self.log);
+        let State { desk, answer, .. } = &mut *state;
+        let Some((_, registration)) = desk.registry.get(id) else {
             return outcome;
         };
         let held = &registration.holder;

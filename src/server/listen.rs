@@ -98,18 +98,46 @@ pub fn plan(listen: Option<&[IpAddr]>) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Binds the plan's addresses to one port (0: one that the kernel chooses) and listens.
+/// Binds the plan's addresses to one port (0: one that the kernel chooses) and listens. `ours` listen
+/// there already.
 ///
 /// # Errors
 /// One address that is taken or refused is enough, and nothing is bound then.
-pub fn bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
-    for _ in 1..TRIES {
-        match try_bind(plan, port) {
-            Err(ListenError::Taken(_)) if port == 0 => {}
-            result => return result,
+pub fn bind(plan: &[IpAddr], port: u16, ours: Vec<TcpListener>) -> Result<Bound, ListenError> {
+    let have: Vec<_> = ours
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .map(|a| a.ip())
+        .collect();
+    let plan: Vec<_> = plan
+        .iter()
+        .filter(|ip| !have.contains(ip))
+        .copied()
+        .collect();
+    let mut tries = 1;
+    let mut bound = loop {
+        match try_bind(&plan, port) {
+            Err(ListenError::Taken(_)) if port == 0 && tries < TRIES => tries += 1,
+            Err(ListenError::NoneLeft(_)) if !ours.is_empty() => break Bound::default(),
+            result => break result?,
         }
-    }
-    try_bind(plan, port)
+    };
+    bound.listeners.splice(0..0, ours);
+    Ok(bound)
+}
+
+/// Of sockets that listen already, those that belong to a plan, and the others.
+#[must_use]
+pub fn in_plan(
+    listeners: Vec<TcpListener>,
+    plan: &[IpAddr],
+    port: u16,
+) -> (Vec<TcpListener>, Vec<TcpListener>) {
+    listeners.into_iter().partition(|listener| {
+        listener
+            .local_addr()
+            .is_ok_and(|a| plan.contains(&a.ip()) && (a.port() == port || port == 0))
+    })
 }
 
 fn try_bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
@@ -249,9 +277,11 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let plan = plan(Some(&[]));
-        assert!(matches!(bind(&plan, address.port()), Err(ListenError::Taken(a)) if a == address));
+        assert!(
+            matches!(bind(&plan, address.port(), Vec::new()), Err(ListenError::Taken(a)) if a == address)
+        );
         drop(other);
-        let bound = bind(&plan, 0).unwrap();
+        let bound = bind(&plan, 0, Vec::new()).unwrap();
         let ports: HashSet<u16> = bound
             .listeners
             .iter()

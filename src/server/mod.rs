@@ -9,6 +9,7 @@ pub mod budget;
 mod connection;
 mod holders;
 pub mod listen;
+mod survival;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,7 +36,8 @@ use crate::outcome::{Outcome, Setting};
 use crate::registry;
 use crate::slots::{self, Slots};
 use crate::sys;
-use crate::systemd::Notifier;
+use crate::systemd::store::{Kept, Store};
+use crate::systemd::{KeptSettings, Notifier};
 use crate::wire;
 use budget::Budget;
 use holders::{Held, Holders};
@@ -44,6 +46,8 @@ use holders::{Held, Holders};
 const ACCEPTS_IN_A_ROW: usize = 32;
 /// The most that is read of a connection at once: one byte more than any request has.
 const READ_AT_ONCE: usize = wire::LENGTH_FIELD + wire::MAX_REQUEST + 1;
+/// How long requests in flight are waited for when systemd restarts the daemon.
+const PATIENCE_AT_A_RESTART: Duration = Duration::from_millis(100);
 /// How long no connection is accepted after an error that would only come again at once.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
@@ -62,6 +66,21 @@ pub struct Start {
     pub log: Log,
     /// Whom to tell that the daemon is ready.
     pub notifier: Notifier,
+    /// What outlives the process.
+    pub kept: Option<Keeping>,
+    /// Why the settings in force are not those of the file, where they are not.
+    pub complaint: Option<String>,
+}
+
+/// What is kept in systemd's store.
+#[derive(Debug)]
+pub struct Keeping {
+    /// The registrations.
+    pub store: Store,
+    /// What the store held at the start.
+    pub registrations: Vec<Kept>,
+    /// The settings.
+    pub settings: KeptSettings,
 }
 
 /// Serves until SIGTERM, SIGINT or KILL_REQ.
@@ -108,6 +127,10 @@ struct State {
     counters: Counters,
     /// The answer that is being made.
     answer: Vec<u8>,
+    /// Where registrations outlive the process.
+    store: Option<Store>,
+    /// Registrations are not kept, and that is told.
+    keeping_fails: bool,
 }
 
 /// Tells a connection that it has to make room.
@@ -153,6 +176,8 @@ async fn serve(start: Start) -> io::Result<()> {
         descriptors,
         log,
         notifier,
+        kept,
+        complaint,
     } = start;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -178,20 +203,27 @@ async fn serve(start: Start) -> io::Result<()> {
         idle: Notify::new(),
         accept_error_told: Cell::new(None),
     });
+    let mut kept_settings = kept.map(|kept| {
+        server.restore(kept.store, kept.registrations);
+        kept.settings
+    });
     let accepting: Vec<JoinHandle<()>> = listeners
         .iter()
         .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&server), Rc::clone(listener))))
         .collect();
     tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
     tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
-    notifier.ready();
+    if let Some(interval) = notifier.watchdog() {
+        tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
+    }
+    notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
 
     loop {
         tokio::select! {
             () = received(&mut hangup) => {
                 notifier.reloading();
-                server.reload(&sources, descriptors, listeners.len());
-                notifier.ready();
+                let status = server.reload(&sources, descriptors, listeners.len(), kept_settings.as_mut());
+                notifier.ready(&status);
             }
             () = received(&mut terminate) => break,
             () = received(&mut interrupt) => break,
@@ -202,8 +234,22 @@ async fn serve(start: Start) -> io::Result<()> {
     for task in accepting {
         task.abort();
     }
-    server.finish(&listeners).await;
+    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
+    // soon is asked again, of the next process.
+    let patience = match kept_settings {
+        Some(_) => PATIENCE_AT_A_RESTART,
+        None => server.state.borrow().settings.limits.request_timeout,
+    };
+    server.finish(&listeners, patience).await;
     Ok(())
+}
+
+/// Tells systemd again and again that the event loop turns.
+async fn tell_the_watchdog(notifier: Notifier, interval: Duration) {
+    loop {
+        notifier.alive();
+        sleep(interval).await;
+    }
 }
 
 /// Waits for a signal; where the event loop can't tell of it any more, for ever.
@@ -348,6 +394,8 @@ impl State {
             audit: Audit::new(&settings.audit, Hint::of(&settings)),
             counters: Counters::default(),
             answer: Vec::new(),
+            store: None,
+            keeping_fails: false,
             settings,
         }
     }
@@ -383,20 +431,34 @@ impl Server {
         }
     }
 
+    fn whom_it_serves(&self) -> String {
+        self.state.borrow().settings.whom_it_serves()
+    }
+
     /// Reads the settings again. Good ones are in force at once, for new requests; with bad ones
-    /// the old ones stay.
-    fn reload(&self, sources: &Sources, descriptors: usize, listeners: usize) {
-        let settings = match sources.load() {
-            Ok(settings) => settings,
+    /// the old ones stay. Gives the daemon's status in a line.
+    fn reload(
+        &self,
+        sources: &Sources,
+        descriptors: usize,
+        listeners: usize,
+        kept: Option<&mut KeptSettings>,
+    ) -> String {
+        let (settings, snapshot) = match sources.load_and_keep() {
+            Ok(loaded) => loaded,
             Err(errors) => {
                 self.log.note(Level::Error, errors.to_string());
-                self.log.note(
-                    Level::Error,
-                    "not reloaded: the settings from before stay in force",
-                );
-                return;
+                let status = errors.not_in_force("not reloaded");
+                self.log.note(Level::Error, status.clone());
+                return status;
             }
         };
+        if let Some(Err(error)) = kept.map(|kept| kept.keep(&snapshot)) {
+            self.log.note(
+                Level::Warning,
+                format!("can't keep the settings for a restart: {error}"),
+            );
+        }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let budget = Budget::new(&settings.limits, descriptors, listeners);
@@ -425,11 +487,10 @@ impl Server {
                 self.log.note(Level::Warning, text);
             }
         }
-        self.log.note(
-            Level::Info,
-            format!("reloaded: {}", settings.whom_it_serves()),
-        );
+        let status = settings.whom_it_serves();
+        self.log.note(Level::Info, format!("reloaded: {status}"));
         state.settings = settings;
+        status
     }
 
     /// Says that accept(2) fails, at most once a second.
@@ -449,7 +510,7 @@ impl Server {
     }
 
     /// Answers what has come already, waits for the requests in flight, and tells what is untold.
-    async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>]) {
+    async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>], patience: Duration) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
             while let Ok((stream, peer)) = listener.socket.accept() {
@@ -457,7 +518,6 @@ impl Server {
             }
         }
         self.ending.notify_waiters();
-        let patience = self.state.borrow().settings.limits.request_timeout;
         let all_gone = async {
             while self.state.borrow().slots.used() > 0 {
                 self.idle.notified().await;

@@ -1,0 +1,170 @@
+//! What passes between the daemon and systemd: descriptors, and how the daemon is.
+//!
+//! Only `-systemd` makes the process look at `LISTEN_FDS`, `NOTIFY_SOCKET` and `WATCHDOG_USEC`: an epmd
+//! that erl starts inside an application's unit inherits that unit's, and must neither use them nor
+//! pass them on. `inherited` takes over what systemd hands to the process, `store` keeps registrations
+//! there as `record`s. Called by `main` and `server`.
+
+pub mod inherited;
+pub mod record;
+pub mod store;
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use sd_notify::NotifyState;
+
+use crate::config::Snapshot;
+use store::{put_in_store, take_out_of_store};
+
+/// What the names of our own listening sockets in the store begin with; the address follows.
+const LISTENER_PREFIX: &str = "listen-";
+/// What the names of settings in the store begin with; a number follows, and the largest counts.
+const SETTINGS_PREFIX: &str = "settings-";
+/// How long systemd may take to do what it was told before.
+const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
+/// The most bytes of kept settings that are read.
+const MAX_SETTINGS: u64 = 64 * 1024 * 1024;
+
+/// Tells systemd how the daemon is; does nothing where systemd did not start it.
+#[derive(Clone, Copy, Debug)]
+pub struct Notifier {
+    started_by_systemd: bool,
+}
+
+impl Notifier {
+    /// `started_by_systemd`: whether `-systemd` was given.
+    #[must_use]
+    pub const fn new(started_by_systemd: bool) -> Self {
+        Self { started_by_systemd }
+    }
+
+    /// The daemon listens, or has finished a reload; `status` is what `systemctl status` shows.
+    pub fn ready(self, status: &str) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// The daemon reads its file again.
+    pub fn reloading(self) {
+        let now = NotifyState::monotonic_usec_now();
+        let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(now).collect();
+        self.tell(&states);
+    }
+
+    /// The daemon ends.
+    pub fn stopping(self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// The daemon is alive: to be told every [`Self::watchdog`].
+    pub fn alive(self) {
+        self.tell(&[NotifyState::Watchdog]);
+    }
+
+    /// How often systemd wants to hear that the daemon is alive: half of `WatchdogSec=`.
+    #[must_use]
+    pub fn watchdog(self) -> Option<Duration> {
+        if self.started_by_systemd {
+            sd_notify::watchdog_enabled().map(|time| time / 2)
+        } else {
+            None
+        }
+    }
+
+    fn tell(self, states: &[NotifyState<'_>]) {
+        if self.started_by_systemd {
+            // Where systemd can't be told, it finds out by its own timeout, and says so itself.
+            let _ = sd_notify::notify(states);
+        }
+    }
+}
+
+/// The name under which a listening socket is kept; a colon can't be in one.
+fn listener_name(address: SocketAddr) -> String {
+    format!(
+        "{LISTENER_PREFIX}{}-{}",
+        address.ip().to_string().replace(':', "_"),
+        address.port()
+    )
+}
+
+/// Keeps a listening socket in the store: who connects while no epmd runs waits in its queue.
+///
+/// # Errors
+/// Where systemd can't be told.
+pub fn keep_listener(listener: &TcpListener) -> io::Result<()> {
+    put_in_store(&listener_name(listener.local_addr()?), listener.as_fd())
+}
+
+/// Takes listening sockets out of the store, and returns when systemd has closed them, so that others
+/// can be bound.
+pub fn give_up_listeners(listeners: Vec<TcpListener>) {
+    if listeners.is_empty() {
+        return;
+    }
+    for listener in &listeners {
+        if let Ok(address) = listener.local_addr() {
+            take_out_of_store(&listener_name(address));
+        }
+    }
+    drop(listeners);
+    // If it is not done in time, binding says which address is taken.
+    let _ = barrier();
+}
+
+/// Returns when systemd has worked off everything that it was told before (sd_notify_barrier(3)).
+fn barrier() -> io::Result<()> {
+    let (ours, systemds) = io::pipe()?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[systemds.as_fd()])?;
+    drop(systemds);
+    let deadline = Instant::now() + BARRIER_PATIENCE;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    poll(&mut [PollFd::new(ours.as_fd(), PollFlags::empty())], left)?;
+    Ok(())
+}
+
+/// The last good settings, kept in the store.
+#[derive(Debug)]
+pub struct KeptSettings {
+    /// The number of those that are kept.
+    number: u64,
+}
+
+impl KeptSettings {
+    /// `number`: of those that are in the store already, 0 where there are none.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self { number }
+    }
+
+    /// Keeps these settings, in place of those before.
+    ///
+    /// # Errors
+    /// They are not kept; those before still are.
+    pub fn keep(&mut self, settings: &Snapshot) -> io::Result<()> {
+        let mut file = File::from(memfd_create("epmd-settings", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&settings.to_bytes()?)?;
+        let number = self.number.saturating_add(1);
+        put_in_store(&format!("{SETTINGS_PREFIX}{number}"), file.as_fd())?;
+        take_out_of_store(&format!("{SETTINGS_PREFIX}{}", self.number));
+        self.number = number;
+        Ok(())
+    }
+}
+
+/// Reads kept settings.
+///
+/// # Errors
+/// Where they can't be read, or make no sense to this version.
+fn read_settings(mut file: &File) -> io::Result<Snapshot> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(MAX_SETTINGS).read_to_end(&mut bytes)?;
+    Snapshot::from_bytes(&bytes)
+}
