@@ -5,7 +5,7 @@
 //! and no systemd on this machine's side: process 1 may be anything, and cgroups of any version.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,10 @@ fn lacking() -> Vec<String> {
     }
     let kinds = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     for kind in ["cgroup2", "overlay", "tmpfs"] {
-        if !kinds.lines().any(|line| line.ends_with(&format!("\t{kind}"))) {
+        if !kinds
+            .lines()
+            .any(|line| line.ends_with(&format!("\t{kind}")))
+        {
             lacking.push(format!("a kernel with {kind} (/proc/filesystems)"));
         }
     }
@@ -237,14 +240,24 @@ impl Host {
     pub(crate) fn init_cpu(&self) -> Duration {
         // /proc/PID/stat: utime and stime, the 12th and 13th behind the name, in hundredths.
         let stat = process::stat(self.init).expect("the first process");
-        let ticks: u64 = stat[11..13].iter().map(|it| it.parse::<u64>().expect("ticks")).sum();
+        let ticks: u64 = stat[11..13]
+            .iter()
+            .map(|it| it.parse::<u64>().expect("ticks"))
+            .sum();
         Duration::from_millis(ticks * 10)
     }
 
     /// Another host, whose only neighbour is this one. `number` tells it from others.
     pub(crate) fn neighbour(&self, number: u8) -> Neighbour {
         let process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--net",
+                "sleep",
+                "infinity",
+            ])
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare");
@@ -260,10 +273,16 @@ impl Host {
                 .status();
             assert!(status.is_ok_and(|status| status.success()), "ip {words}");
         };
-        ip(self.init, &format!("link add {name} type veth peer name there netns {pid}"));
+        ip(
+            self.init,
+            &format!("link add {name} type veth peer name there netns {pid}"),
+        );
         for (at, link, last) in [(self.init, &*name, 1), (pid, "there", 2)] {
             ip(at, &format!("addr add 10.77.{number}.{last}/24 dev {link}"));
-            ip(at, &format!("addr add fd77:{number}::{last}/64 dev {link} nodad"));
+            ip(
+                at,
+                &format!("addr add fd77:{number}::{last}/64 dev {link} nodad"),
+            );
             ip(at, &format!("link set {link} up"));
         }
         neighbour
@@ -273,7 +292,11 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         // All its processes end with the first one.
-        let first = if self.init == 0 { self.outer.id() } else { self.init };
+        let first = if self.init == 0 {
+            self.outer.id()
+        } else {
+            self.init
+        };
         let _ = kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL);
         let end = Instant::now() + COMMAND;
         while matches!(self.outer.try_wait(), Ok(None)) {
@@ -313,17 +336,31 @@ impl Neighbour {
         format!("fd77:{}::2", self.number)
     }
 
-    /// A connection from there to the host.
+    /// A connection from there to an address of the host.
     pub(crate) fn connect(&self, address: &str, port: u16) -> TcpStream {
+        let connected =
+            self.there(|| super::try_connect(address.parse().expect("an address"), port));
+        connected.unwrap_or_else(|error| panic!("{address} port {port}: {error}"))
+    }
+
+    /// Whether nobody listens there, as seen from the neighbour.
+    pub(crate) fn is_turned_away(&self, address: &str, port: u16) -> bool {
+        let connected =
+            self.there(|| super::try_connect(address.parse().expect("an address"), port));
+        connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    }
+
+    /// Does something in a thread that uses the neighbour's network.
+    fn there<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
         let pid = self.process.id();
-        let there = std::thread::scope(|scope| {
+        let done = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 enter_network(pid);
-                super::connect((address, port))
+                action()
             });
             thread.join()
         });
-        there.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -352,6 +389,8 @@ fn children(pid: u32) -> Vec<u32> {
 /// How a process is numbered in its own namespace.
 fn number_inside(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().last()?.parse().ok()
 }
