@@ -14,7 +14,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Bell, Listener, READ_AT_ONCE, Server, State, wall_clock};
+use super::accept::Listener;
+use super::state::{Bell, Server, State};
+use super::{READ_AT_ONCE, wall_clock};
 use crate::access::Peer;
 use crate::desk::{Reply, Step};
 use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};

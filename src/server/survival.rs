@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use socket2::{Domain, SockRef, Type};
 
 use super::holders::Held;
-use super::{Server, State};
+use super::state::{Server, State};
 use crate::desk::Holder as _;
 use crate::log::{Level, Log};
 use crate::registry::{Gone, Id, Registration, Registry};

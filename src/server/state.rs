@@ -1,0 +1,156 @@
+//! What all connections share, and the end that every request comes to.
+//!
+//! One thread: a borrow of the state never crosses an `await`. Called by all of `server`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::budget::Budget;
+use super::holders::{Held, Holders};
+use crate::audit::{Audit, Hint, escape_name};
+use crate::config::Settings;
+use crate::counters::Counters;
+use crate::desk::{Desk, Holder as _};
+use crate::log::{Level, Log};
+use crate::outcome::{Outcome, Setting};
+use crate::registry;
+use crate::slots::{self, Slots};
+use crate::systemd::store::Store;
+
+/// What all connections share. One thread: a borrow never crosses an `await`.
+pub(super) struct Server {
+    pub(super) state: RefCell<State>,
+    pub(super) holders: Holders,
+    pub(super) log: Log,
+    /// When the daemon started; the audit's time counts from here.
+    pub(super) started: Instant,
+    /// The audit has something to time that it had not before.
+    pub(super) audit_due: Notify,
+    /// KILL_REQ was answered.
+    pub(super) killed: Notify,
+    /// The daemon ends: who has not begun to ask may go.
+    pub(super) ending: Notify,
+    /// The last connection has left.
+    pub(super) idle: Notify,
+}
+
+pub(super) struct State {
+    pub(super) settings: Settings,
+    pub(super) desk: Desk<Held>,
+    pub(super) slots: Slots,
+    /// How to tell a connection that it has to make room.
+    pub(super) waiting: HashMap<slots::Id, Rc<Bell>>,
+    pub(super) audit: Audit,
+    pub(super) counters: Counters,
+    /// The answer that is being made.
+    pub(super) answer: Vec<u8>,
+    /// Where registrations outlive the process.
+    pub(super) store: Option<Store>,
+    /// Registrations are not kept, and that is told.
+    pub(super) keeping_fails: bool,
+}
+
+/// Tells a connection that it has to make room.
+#[derive(Debug)]
+pub(super) struct Bell {
+    pub(super) rings: Notify,
+    /// The limit that is reached.
+    pub(super) limit: Cell<Setting>,
+}
+
+impl Bell {
+    pub(super) fn new() -> Self {
+        Self {
+            rings: Notify::new(),
+            limit: Cell::new(Setting::Connections),
+        }
+    }
+
+    pub(super) fn ring(&self, limit: Setting) {
+        self.limit.set(limit);
+        self.rings.notify_one();
+    }
+
+    /// Waits until it rings, and says which limit is reached.
+    pub(super) async fn rung(&self) -> Setting {
+        self.rings.notified().await;
+        self.limit.get()
+    }
+}
+
+impl State {
+    pub(super) fn new(settings: Settings, budget: Budget) -> Self {
+        Self {
+            desk: Desk {
+                rules: settings.rules.clone(),
+                max_registrations: budget.registrations,
+                relaxed_command_check: settings.relaxed_command_check,
+                registry: Default::default(),
+            },
+            slots: Slots::new(budget.connections, settings.limits.per_source),
+            waiting: HashMap::new(),
+            audit: Audit::new(&settings.audit, Hint::of(&settings)),
+            counters: Counters::default(),
+            answer: Vec::new(),
+            store: None,
+            keeping_fails: false,
+            settings,
+        }
+    }
+
+    /// Releases the registration with this number, if it is still there.
+    pub(super) fn release(&mut self, id: registry::Id) {
+        if let Some(registration) = self.desk.registry.release(id) {
+            registration.holder.release();
+        }
+    }
+}
+
+impl Server {
+    /// Time as the audit counts it.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The end of every request: its outcome is counted and, where it is a refusal, audited.
+    pub(super) fn conclude(&self, state: &mut State, outcome: &Outcome<'_>) {
+        state.counters.count(outcome);
+        if state.settings.debug > 0 {
+            self.log.note(Level::Debug, describe(outcome));
+        }
+        if state.desk.is_event(outcome) {
+            let before = state.audit.next_due();
+            state
+                .audit
+                .record(self.now(), outcome, &mut |event| self.log.tell(event));
+            if state.audit.next_due() != before {
+                self.audit_due.notify_one();
+            }
+        }
+    }
+
+    pub(super) fn whom_it_serves(&self) -> String {
+        self.state.borrow().settings.whom_it_serves()
+    }
+}
+
+/// One request's end, for `-d`.
+fn describe(outcome: &Outcome<'_>) -> String {
+    let node = outcome
+        .node
+        .map(|n| format!(" of \"{}\"", escape_name(n)))
+        .unwrap_or_default();
+    let reason = outcome
+        .reason
+        .map(|r| format!(" ({r})"))
+        .unwrap_or_default();
+    let (operation, verdict) = (outcome.operation, outcome.verdict.name());
+    format!(
+        "{operation}{node} from {}: {verdict}{reason}",
+        outcome.ends.peer
+    )
+}
