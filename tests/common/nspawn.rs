@@ -1,7 +1,8 @@
 //! A throwaway host with a real systemd, booted from this machine's own /usr in about a second.
 //!
 //! Its /etc, /var and /run begin empty and are gone with it, its network has nothing but a loopback,
-//! and what is put into its /usr/bin stays there. It is entered through its first process. Needs root,
+//! and what is put into its /usr/bin or its catalogue
+//! stays there. It is entered through its first process. Needs root,
 //! and no systemd on this machine's side: process 1 may be anything, and cgroups of any version.
 
 use std::fs::{self, File};
@@ -39,12 +40,13 @@ echo $$ > "$group/cgroup.procs"
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 mount -t tmpfs tmpfs "$dir/upper"
-mkdir "$dir/upper/bin"
+mkdir "$dir/upper/bin" "$dir/upper/catalog"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 setpriv --pdeathsig KILL systemd-nspawn --quiet --machine="$name" --register=no --keep-unit \
     --directory=/ --volatile=yes --private-network --console=pipe \
     --bind-ro="$dir/preset:/etc/systemd/system-preset" \
     --overlay="/usr/bin:$dir/upper/bin:/usr/bin" \
+    --overlay="/usr/lib/systemd/catalog:$dir/upper/catalog:/usr/lib/systemd/catalog" \
     --boot systemd.unit=multi-user.target systemd.mask=systemd-firstboot.service || :
 echo $$ > /sys/fs/cgroup/cgroup.procs
 find "$group" -depth -type d -exec rmdir {} +

@@ -81,8 +81,7 @@ fn explanation(service: &Service<'_>, peer: &str) {
 /// A node name is a stranger's word, and stays inside its field.
 #[test]
 fn a_hostile_name_forges_no_field() {
-    const HOSTILE: &[u8] =
-        b"x\nEPMD_EVENT=forged\nPRIORITY=0\nEPMD_NODE\n\x08\0\0\0\0\0\0\0injected\n\xff\x1b[2J";
+    const HOSTILE: &[u8] = b"x\nEPMD_EVENT=forged\nPRIORITY=0\n\nEPMD_NODE=injected\n\x1b[2J";
     on_a_host(|service| {
         let neighbour = service.neighbour(1);
         service.systemctl("start");

@@ -49,7 +49,7 @@ const PORT: u16 = 4369;
 const FILES: [(&str, &str); 4] = [
     ("epmd.service", "/etc/systemd/system/epmd.service"),
     ("epmd.socket", "/etc/systemd/system/epmd.socket"),
-    ("epmd.catalog", "/etc/systemd/catalog/epmd.catalog"),
+    ("epmd.catalog", "/usr/lib/systemd/catalog/epmd.catalog"),
     ("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf"),
 ];
 

@@ -88,7 +88,11 @@ fn sandbox(service: &Service<'_>) {
     for (place, wanted) in [
         ("/", &["ro", "noexec"][..]),
         ("/usr", &["ro"]),
-        ("/home", &["ro"]),
+        ("/home", &["ro", "noexec"]),
+        ("/dev/shm", &["ro", "noexec"]),
+        ("/run", &["ro", "noexec"]),
+        ("/run/lock", &["ro", "noexec"]),
+        ("/var/tmp", &["rw", "noexec"]),
         ("/tmp", &["rw", "noexec"]),
         ("/run/epmd", &["rw", "noexec"]),
         ("/sys/fs/cgroup", &["ro"]),
