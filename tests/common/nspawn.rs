@@ -53,7 +53,8 @@ find "$group" -depth -type d -exec rmdir {} +
 "#;
 
 /// What a host is made of: a program or a file, and the Debian package or kernel option that brings it.
-const PARTS: [(&str, &str); 7] = [
+const PARTS: [(&str, &str); 8] = [
+    ("/bin/kill", "package procps"),
     ("/usr/bin/systemd-nspawn", "package systemd-container"),
     ("/lib/systemd/systemd", "package systemd"),
     ("/usr/bin/journalctl", "package systemd"),
