@@ -229,6 +229,7 @@ impl Server {
         let mut state = self.state.borrow_mut();
         state.slots.leave(id);
         state.waiting.remove(&id);
+        state.show_in_use();
         if state.slots.used() == 0 {
             self.idle.notify_one();
         }
@@ -253,6 +254,10 @@ impl Server {
             return;
         };
         let read = loop {
+            // The daemon ends: a request that has begun to come is waited for, no other.
+            if self.is_ending.get() && got.is_empty() {
+                break Err(Failure::Closed);
+            }
             tokio::select! {
                 biased;
                 limit = bell.rung() => break Err(Failure::TooMany(limit)),
@@ -262,10 +267,6 @@ impl Server {
                     Err(_) => break Err(Failure::Timeout),
                 },
                 () = self.ending.notified() => {}
-            }
-            // The daemon ends: a request that has begun to come is waited for, no other.
-            if got.is_empty() {
-                break Err(Failure::Closed);
             }
         };
         let stream = match read.and_then(|()| stream.into_std().map_err(|_| Failure::Closed)) {

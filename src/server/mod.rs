@@ -8,18 +8,21 @@
 mod accept;
 pub mod budget;
 mod connection;
+pub mod control;
 mod holders;
 pub mod listen;
 mod reload;
 mod state;
 mod survival;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +33,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::config::{Settings, Sources};
 use crate::log::{Level, Log};
+use crate::metrics::Exporter;
 use crate::systemd::store::{Kept, Store};
 use crate::systemd::{KeptSettings, Notifier};
 use crate::wire;
@@ -62,6 +66,8 @@ pub struct Start {
     pub notifier: Notifier,
     /// What outlives the process.
     pub kept: Option<Keeping>,
+    /// Where the control socket is to be.
+    pub control: PathBuf,
     /// Why the settings in force are not those of the file, where they are not.
     pub complaint: Option<String>,
 }
@@ -101,6 +107,7 @@ async fn serve(start: Start) -> io::Result<()> {
         log,
         notifier,
         kept,
+        control,
         complaint,
     } = start;
     let listeners = listeners
@@ -120,38 +127,44 @@ async fn serve(start: Start) -> io::Result<()> {
         audit_due: Notify::new(),
         killed: Notify::new(),
         ending: Notify::new(),
+        is_ending: Cell::new(false),
         idle: Notify::new(),
+        descriptors,
     });
     let kept_settings = kept.map(|kept| {
         server.restore(kept.store, kept.registrations);
         kept.settings
     });
-    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
-    // soon is asked again, of the next process.
-    let patience = match kept_settings {
-        Some(_) => PATIENCE_AT_A_RESTART,
-        None => server.state.borrow().settings.limits.request_timeout,
-    };
+    let is_kept = kept_settings.is_some();
     tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
     tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
     if let Some(interval) = notifier.watchdog() {
         tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
     }
-    let control = Control {
+    open_control_socket(&server, &control, &listeners);
+    let mut control = Control {
+        exporter: None,
         server: Rc::clone(&server),
         sources,
-        descriptors,
         listeners: listeners.len(),
         notifier,
         kept_settings,
     };
+    control.export_metrics();
     let control = tokio::task::spawn_local(control.until_the_end()?);
     notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
     accept_until(&server, &listeners, control)
         .await
         .map_err(io::Error::other)?;
     notifier.stopping();
-    server.finish(&listeners, patience).await;
+    // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
+    // soon is asked again, of the next process.
+    let patience = if is_kept {
+        PATIENCE_AT_A_RESTART
+    } else {
+        server.state.borrow().settings.limits.request_timeout
+    };
+    server.finish(listeners, patience).await;
     Ok(())
 }
 
@@ -178,9 +191,9 @@ async fn accept_until(
 struct Control {
     server: Rc<Server>,
     sources: Sources,
-    descriptors: usize,
     listeners: usize,
     notifier: Notifier,
+    exporter: Option<Exporter>,
     kept_settings: Option<KeptSettings>,
 }
 
@@ -208,13 +221,51 @@ impl Control {
         let Self {
             server,
             sources,
-            descriptors,
             listeners,
             kept_settings,
             ..
         } = self;
-        let status = server.reload(sources, *descriptors, *listeners, kept_settings.as_mut());
+        let status = server.reload(sources, *listeners, kept_settings.as_mut());
+        self.export_metrics();
         self.notifier.ready(&status);
+    }
+
+    /// Has the exporter listen where the settings say.
+    fn export_metrics(&mut self) {
+        let Server {
+            state,
+            log,
+            descriptors,
+            ..
+        } = &*self.server;
+        let state = state.borrow();
+        let listen = state.settings.metrics;
+        if self.exporter.is_none() && listen.is_some() {
+            match Exporter::start(Arc::clone(&state.counters), *descriptors, log.clone()) {
+                Ok(exporter) => self.exporter = Some(exporter),
+                Err(error) => log.note(Level::Error, format!("no metrics: {error}")),
+            }
+        }
+        if let Some(exporter) = &self.exporter {
+            exporter.listen(listen);
+        }
+    }
+}
+
+/// Opens the control socket, or says why there is none.
+fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listener>]) {
+    match control::bind(path) {
+        Ok(socket) => {
+            let listening = listeners.iter().map(|l| l.address.to_string()).collect();
+            tokio::task::spawn_local(control::answer(Rc::clone(server), socket, listening));
+        }
+        Err(error) => {
+            let text = format!(
+                "no control socket at {}, so no epmd -status: {error}",
+                path.display()
+            );
+            server.log.note(Level::Info, text);
+        }
     }
 }
 
@@ -278,13 +329,17 @@ async fn release_when_ended(server: Rc<Server>) {
 
 impl Server {
     /// Answers what has come already, waits for the requests in flight, and tells what is untold.
-    async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>], patience: Duration) {
+    ///
+    /// The sockets are closed before the wait: whoever starts epmd again must not find its port held.
+    /// What systemd keeps of them goes on listening.
+    async fn finish(self: &Rc<Self>, listeners: Vec<Rc<Listener>>, patience: Duration) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
             while let Ok((stream, peer)) = listener.socket.accept() {
-                self.welcome(stream, peer, listener, &mut buffer);
+                self.welcome(stream, peer, &listener, &mut buffer);
             }
         }
+        self.is_ending.set(true);
         self.ending.notify_waiters();
         let all_gone = async {
             while self.state.borrow().slots.used() > 0 {

@@ -7,7 +7,9 @@
 //! - `binary`: which epmd, and one run of it to its end.
 //! - `daemon`: an epmd that runs for the length of a test.
 //! - `host`: ports, listeners and processes of this host, as /proc shows them.
+//! - `netns`: hosts made of network namespaces.
 //! - `nspawn`: a throwaway host with a real systemd.
+//! - `service`: our epmd on such a host, its file and its audit.
 //! - `wire`: the bytes of requests and answers.
 
 #![expect(
@@ -24,7 +26,9 @@
 pub(crate) mod binary;
 pub(crate) mod daemon;
 pub(crate) mod host;
+pub(crate) mod netns;
 pub(crate) mod nspawn;
+pub(crate) mod service;
 pub(crate) mod wire;
 
 use std::io;

@@ -10,6 +10,7 @@
 //! - `sockets`: socket activation, by our socket unit and by Debian's.
 //! - `survival`: what restarts and kills cost: nothing.
 //! - `release`: what goes when it should: dead nodes, released names, old creations.
+//! - `junk`: a store that holds what makes no sense.
 //! - `load`: nodes that hold names, and lookups without a pause.
 
 #![expect(
@@ -23,6 +24,7 @@
 mod common;
 
 mod journal;
+mod junk;
 mod load;
 mod release;
 mod settings;

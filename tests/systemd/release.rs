@@ -1,5 +1,6 @@
 //! What goes when it should: dead nodes, released names, old creations.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -69,6 +70,48 @@ fn a_released_nodes_connection_closes_at_once() {
             // Nor does the next daemon take it for one.
             service.systemctl("restart");
             assert_eq!(lookup(local(), "api"), unknown());
+        }
+    });
+}
+
+/// Anything that a node sends ends its registration, also while there is no epmd; the node has to hear of
+/// it, or it believes to be registered for ever.
+#[test]
+fn a_node_that_sends_something_meanwhile_is_closed() {
+    on_a_host(|service| {
+        service.systemctl("start");
+        let (mut stream, _) = hold(&Node::new("api"));
+        let daemon = service.daemon();
+        signal(daemon, Signal::SIGSTOP);
+        stream.write_all(b"x").expect("sent");
+        signal(daemon, Signal::SIGKILL);
+        assert_eq!(lookup(local(), "api"), unknown());
+        assert_eq!(read_to_end(&mut stream), Answer::Nothing);
+    });
+}
+
+/// Nodes come and go for months: the store holds about as much as there is.
+#[test]
+fn the_store_does_not_grow_with_nodes_that_come_and_go() {
+    const COME_AND_GO: usize = 4_000;
+    const MOST_ENTRIES: usize = 40;
+    on_a_host(|service| {
+        service.systemctl("start");
+        let nodes = Nodes::register("n", 50);
+        for number in 0..COME_AND_GO {
+            hold(&Node::new(format!("m{}", number % 10)));
+        }
+        wait_for("released names to go", || nodes.are_all().then_some(()));
+        for _ in 0..2 {
+            let before = service.kill_daemon();
+            service.daemon_after(before);
+            assert_eq!(nodes.lost(), 0);
+            assert!(nodes.are_all());
+            let entries: usize = service
+                .property("NFileDescriptorStore")
+                .parse()
+                .expect("a number");
+            assert!(entries < MOST_ENTRIES, "{entries}");
         }
     });
 }
