@@ -27,8 +27,8 @@ use super::wait_for;
 /// How long a command on the host may take.
 const COMMAND: Duration = Duration::from_secs(60);
 
-/// Boots the host `$1`, whose files from outside are in `$2`, and returns when it is over. All mounts
-/// are in a namespace of its own, so that none is left behind.
+/// Boots the host `$1`, whose files from outside are in `$2`, and returns when it is over. Mounts and
+/// processes are in namespaces of its own, so that none is left behind whatever becomes of it.
 const BOOT: &str = r#"
 name=$1 dir=$2
 if mountpoint -q /sys/fs/cgroup; then umount -R /sys/fs/cgroup; fi
@@ -42,7 +42,7 @@ mount -t tmpfs tmpfs /run/systemd/nspawn
 mount -t tmpfs tmpfs "$dir/upper"
 mkdir "$dir/upper/bin" "$dir/upper/catalog"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-setpriv --pdeathsig KILL systemd-nspawn --quiet --machine="$name" --register=no --keep-unit \
+systemd-nspawn --quiet --machine="$name" --register=no --keep-unit \
     --directory=/ --volatile=yes --private-network --console=pipe \
     --bind-ro="$dir/preset:/etc/systemd/system-preset" \
     --overlay="/usr/bin:$dir/upper/bin:/usr/bin" \
@@ -124,6 +124,7 @@ impl Host {
         let console = File::create(dir.path().join("console")).expect("a file");
         let outer = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount"])
+            .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
             .args(["bash", "-euc", BOOT, "bash", &name])
             .arg(dir.path())
             .stdin(Stdio::null())
@@ -159,10 +160,9 @@ impl Host {
 
     /// The process that is the first one of its namespace.
     fn find_init(&self) -> Option<u32> {
-        let nspawn = children(self.outer.id())
-            .into_iter()
-            .find(|pid| process::name(*pid) == "systemd-nspawn")?;
-        children(nspawn)
+        let below = |pids: Vec<u32>| -> Vec<u32> { pids.into_iter().flat_map(children).collect() };
+        // unshare, bash, systemd-nspawn.
+        below(below(below(vec![self.outer.id()])))
             .into_iter()
             .find(|pid| process::name(*pid) == "systemd" && number_inside(*pid) == Some(1))
     }
