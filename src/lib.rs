@@ -10,7 +10,8 @@
 //!
 //! `wire`, `access`, `registry`, `slots`, `audit` and `counters` decide, and `desk` leads a request
 //! through them: they know no socket, no clock and nothing asynchronous. `config` makes the operator's
-//! words into settings. `server`, `client`, `log`, `metrics` and `systemd` move bytes.
+//! words into settings. `server`, `client`, `log`, `metrics` and `systemd` move bytes. `doctor` looks
+//! from outside why nodes don't see each other.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("hardened-epmd runs on Linux only");
@@ -27,6 +28,8 @@ pub mod config;
 pub mod counters;
 #[forbid(unsafe_code)]
 pub mod desk;
+#[forbid(unsafe_code)]
+pub mod doctor;
 #[forbid(unsafe_code)]
 pub mod exit;
 #[forbid(unsafe_code)]

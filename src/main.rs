@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use hardened_epmd::client;
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
+use hardened_epmd::doctor;
 use hardened_epmd::exit::Exit;
 use hardened_epmd::log::{Level, Log};
 use hardened_epmd::server::control::CONTROL_SOCKET;
@@ -41,6 +42,7 @@ fn run() -> Exit {
             Ok(settings) => print(&config::show(&settings)),
             Err(exit) => exit,
         },
+        Command::Doctor { targets, json } => doctor::run(&sources, &targets, json),
         Command::Names => ask(&sources, |port| client::list(port, &Request::List)),
         Command::Dump => ask(&sources, |port| client::list(port, &Request::Dump)),
         Command::Kill => ask(&sources, client::kill),
