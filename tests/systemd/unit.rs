@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
+use super::common::PATIENCE;
 use super::common::host::process;
 use super::common::wire::Answer;
 use super::common::wire::{Node, lookup_answer};
@@ -44,7 +47,28 @@ fn it_starts_says_so_and_has_no_rights() {
         );
         rights(service);
         sandbox(service);
+        control_socket(service);
     });
+}
+
+/// The daemon's user namespace knows root, so that root is let in.
+fn control_socket(service: &Service<'_>) {
+    let mut socket =
+        UnixStream::connect(service.path("/run/epmd/control.sock")).expect("connected");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.write_all(b"status\n").expect("asked");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    let status: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(status["registrations"][0]["name"], "api", "{answer}");
+    let refused = service.run(&[
+        "setpriv",
+        "--reuid=nobody",
+        "--clear-groups",
+        "ls",
+        "/run/epmd",
+    ]);
+    assert_eq!(refused.status, Some(2), "{refused:?}");
 }
 
 /// What the kernel says of the process.
