@@ -1,33 +1,61 @@
 //! What the running daemon tells of itself, and no file or table of the kernel can: the settings in
 //! force, and who has asked.
 //!
-//! Decides which peers never asked; the asking is one small function. Called by `host`.
+//! Decides which peers never asked. Called by `host`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::access::Networks;
+use crate::access::{Networks, Rules};
 use crate::config::Settings;
+use crate::control;
+use crate::status::{InForce, MAX_ANSWERED, Status};
 
 /// What a running daemon of ours tells.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
-    /// The settings in force.
+    /// The settings in force, as far as the doctor looks at them: the file, and whom it serves.
     pub(super) settings: Settings,
     /// Every source that has asked anything since the start; `None` where the daemon does not know
     /// them all any more.
     pub(super) asked: Option<Vec<IpAddr>>,
 }
 
-/// Asks the running daemon; `None` where none tells.
-///
-/// Today none does. The daemon's control socket, `control.sock` in `$RUNTIME_DIRECTORY` (where that is
-/// the daemon's own) or in /run/epmd, will give one JSON answer to one request; this will read it
-/// within the time of a check, take the settings and the sources out of it, and give `None` for
-/// whatever it does not understand: an older daemon, or none that this user may ask.
+/// Asks the running daemon; `None` where none tells, or none that this user may ask, or one of a
+/// version that says something else.
 pub(super) fn ask_the_daemon() -> Option<Told> {
-    None
+    let status: Status = serde_json::from_slice(&control::ask().ok()?).ok()?;
+    let InForce {
+        file,
+        allow,
+        enforce,
+        nodes,
+        text: _,
+    } = status.settings;
+    let rules = Rules {
+        allow: allow
+            .iter()
+            .filter_map(|n| n.parse::<IpNet>().ok())
+            .collect(),
+        nodes: nodes
+            .into_iter()
+            .map(|n| (n.into_bytes().into(), Networks::default()))
+            .collect(),
+        enforce,
+        ..Rules::default()
+    };
+    let settings = Settings {
+        file: file.map(PathBuf::from),
+        rules,
+        ..Settings::default()
+    };
+    // Past this number the daemon does not remember them all.
+    let refused = status.refusals.into_iter().map(|r| r.source);
+    let asked = (status.answered.len() < MAX_ANSWERED)
+        .then(|| status.answered.into_iter().chain(refused).collect());
+    Some(Told { settings, asked })
 }
 
 /// The networks of the allow-list out of which nobody ever asked.
