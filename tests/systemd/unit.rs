@@ -7,7 +7,13 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
+use hardened_epmd::config::Limits;
+use hardened_epmd::exit::Exit;
+use hardened_epmd::log::REFUSED_MESSAGE_ID;
+use hardened_epmd::server::budget::Budget;
+
 use super::common::PATIENCE;
+use super::common::binary::{Epmd, finish};
 use super::common::host::process;
 use super::common::wire::Answer;
 use super::common::wire::{Node, lookup_answer};
@@ -158,4 +164,47 @@ fn a_daemon_that_hangs_is_replaced() {
         assert_eq!(service.daemon(), next);
         assert_eq!(service.property("Result"), "success");
     });
+}
+
+/// What the unit says in numbers is what the daemon goes by.
+#[test]
+fn the_unit_agrees_with_the_daemon() {
+    let unit = include_str!("../../systemd/epmd.service");
+    let value = |name: &str| {
+        let line = unit
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name}"))
+            .parse::<usize>()
+            .expect("a number")
+    };
+    let limits = Limits::default();
+    let budget = Budget::new(&limits, value("LimitNOFILE"), 4);
+    assert_eq!(budget.shortfall(&limits), None);
+    assert!(value("LimitNOFILE") > 2 * limits.registrations + limits.connections);
+    assert!(value("LimitNOFILE") > value("FileDescriptorStoreMax") * 3 / 2);
+    assert_eq!(value("RestartPreventExitStatus"), Exit::Config as usize);
+    let catalogue = include_str!("../../systemd/epmd.catalog");
+    assert!(catalogue.contains(&format!("\n-- {REFUSED_MESSAGE_ID}\n")));
+}
+
+/// The example of /etc/default/epmd, with every line in force.
+#[test]
+fn the_example_of_the_environment_is_good() {
+    let example = include_str!("../../systemd/default-epmd");
+    let mut check = Epmd::Ours.command();
+    for line in example.lines() {
+        let line = line.trim_start_matches('#');
+        if let Some((name, value)) = line.split_once('=') {
+            check.env(name, value);
+        }
+    }
+    let output = finish(check.arg("-check_config"));
+    assert_eq!(output.status, Some(0), "{output:?}");
+    for part in [
+        "listen: 10.0.3.5, and",
+        "access.allow: this host, 10.0.3.0/24, fd00:3::/64",
+    ] {
+        assert!(output.stdout.contains(part), "{part}: {output:?}");
+    }
 }
