@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -145,6 +145,13 @@ impl Server {
     /// Time as the audit counts it.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// When the daemon started, by the wall clock.
+    pub(super) fn started_at(&self) -> SystemTime {
+        SystemTime::now()
+            .checked_sub(self.now())
+            .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// The end of every request: its outcome is counted and, where it is a refusal, audited.
