@@ -58,7 +58,37 @@ fn a_refusal_is_read_back_by_field() {
             }
         }
         explanation(service, &neighbour.own());
+        added_up(service, &[neighbour.own(), neighbour.own_v6()]);
     });
+}
+
+/// What `epmd -refused` makes of it.
+fn added_up(service: &Service<'_>, peers: &[String]) {
+    let table = service.must("/usr/bin/epmd -refused -since today");
+    assert!(table.starts_with("source "), "{table}");
+    let lines = service.must("/usr/bin/epmd -refused -json");
+    for peer in peers {
+        let row = table.lines().find(|l| l.starts_with(&format!("{peer} ")));
+        assert!(
+            row.is_some_and(|r| r.ends_with("lookup of \"api\"  not_allowed")),
+            "{peer}: {table}"
+        );
+        let told = lines
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
+        let told = told
+            .into_iter()
+            .find(|l| l["source"] == **peer)
+            .expect("its line");
+        assert_eq!(
+            (&told["count"], &told["reasons"][0]),
+            (&1.into(), &"not_allowed".into())
+        );
+    }
+    assert_eq!(
+        service.must("/usr/bin/epmd -refused -since tomorrow"),
+        "nobody was refused\n"
+    );
 }
 
 /// What `journalctl -x` adds.
