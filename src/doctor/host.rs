@@ -455,6 +455,7 @@ mod tests {
             let mut settings = everyone(true);
             settings.file = Some("/etc/epmd.toml".into());
             let told = asked.map(|asked| Told {
+                ports: [4369].into(),
                 settings: settings.clone(),
                 asked: Some(asked),
             });
