@@ -171,6 +171,22 @@ fn with_nothing_configured_only_this_host_is_served() {
     }
 }
 
+/// The kernel has a node of this host come from its first address, whatever other one it connects to.
+#[test]
+fn this_host_is_served_at_each_of_its_addresses() {
+    let [server, stranger] = network(["server", "stranger"]);
+    server.ip("addr add 10.77.0.101/24 dev eth0\n");
+    let service = Service::start(&server, JSON);
+    let _name = service.hold("api");
+    let second = v4(101);
+    assert_eq!(server.ask(second, b"zapi"), found("api"));
+    assert_eq!(server.ask(second, b"n"), listed(&["api"]));
+    let (_held, creation) = register(server.connect(second), &Node::new("web")).held();
+    assert!(creation >= 4);
+    let event = format!("refused lookup of api from {}: not_allowed", stranger.v4());
+    refused(&service, &stranger, second, b"zapi", &event);
+}
+
 #[test]
 fn a_network_admits_what_is_in_it() {
     let [server, inside, outside] = network(["server", "inside", "outside"]);
@@ -541,8 +557,8 @@ fn no_name_forges_a_line_or_a_field_of_json() {
     refused(&service, &stranger, to, &registration, &event);
     let event = format!("refused stop of {told} from 10.77.0.2: not_local");
     refused(&service, &stranger, to, &[b"s", name].concat(), &event);
-    // A name that is no UTF-8 makes no request, and is not told.
-    let event = "refused invalid from 10.77.0.2: malformed";
+    // No node can have a name that is no UTF-8; what was asked for is told all the same.
+    let event = "refused lookup of \\xff\\xfe\\xc3( from 10.77.0.2: not_allowed";
     refused(&service, &stranger, to, b"z\xff\xfe\xc3(", event);
     // Every line is one object, and they are as many as there were requests.
     let said = service.said();

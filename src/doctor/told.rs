@@ -5,9 +5,7 @@
 //! never asked. Called by `doctor` and `host`.
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;
 
@@ -16,11 +14,8 @@ use ipnet::IpNet;
 use super::LIMIT;
 use crate::access::{Networks, Rules};
 use crate::config::Settings;
-use crate::server::control::{CONTROL_SOCKET, STATUS_REQUEST};
+use crate::control;
 use crate::status::{MAX_ANSWERED, Status};
-
-/// The longest answer that is read: some 100,000 registrations.
-const MOST_BYTES: u64 = 32 * 1024 * 1024;
 
 /// What a running daemon of ours tells.
 #[derive(Clone, Debug)]
@@ -40,22 +35,11 @@ pub(super) fn ask_the_daemon() -> Option<Told> {
     let (sender, receiver) = mpsc::channel();
     // Connecting to a daemon that hangs can't be told when to give up; the thread is left behind then.
     let asking = thread::Builder::new().spawn(move || {
-        let _ = sender.send(ask());
+        let _ = sender.send(control::ask());
     });
     asking.ok()?;
     let answer = receiver.recv_timeout(LIMIT).ok()?.ok()?;
     told(&serde_json::from_slice(&answer).ok()?)
-}
-
-fn ask() -> io::Result<Vec<u8>> {
-    let mut daemon = UnixStream::connect(CONTROL_SOCKET)?;
-    daemon.write_all(STATUS_REQUEST)?;
-    let mut answer = Vec::new();
-    daemon.take(MOST_BYTES).read_to_end(&mut answer)?;
-    if answer.is_empty() {
-        return Err(ErrorKind::PermissionDenied.into());
-    }
-    Ok(answer)
 }
 
 /// What matters here of an answer; `None` where that makes no sense.
@@ -68,6 +52,13 @@ fn told(status: &Status) -> Option<Told> {
     let rules = Rules {
         allow: allow.collect::<Result<Networks, _>>().ok()?,
         enforce: status.settings.enforce,
+        // Which names have lists of their own; what is in these is not told.
+        nodes: status
+            .settings
+            .nodes
+            .iter()
+            .map(|name| (name.as_bytes().into(), Networks::default()))
+            .collect(),
         ..Rules::default()
     };
     let settings = Settings {
@@ -124,6 +115,7 @@ mod tests {
                 file: Some("/etc/epmd.toml".to_owned()),
                 allow: vec!["10.0.3.0/24".to_owned()],
                 enforce: false,
+                nodes: vec!["wg_man".to_owned()],
                 text: String::new(),
             },
             answered: vec![[10, 0, 3, 9].into()],
@@ -137,6 +129,7 @@ mod tests {
         assert_eq!(told.settings.port, 4369);
         assert_eq!(told.settings.file, Some("/etc/epmd.toml".into()));
         assert!(!told.settings.rules.enforce);
+        assert_eq!(told.settings.rules.nodes.len(), 1);
         assert_eq!(told.settings.rules.allow.iter().count(), 1);
         let asked: [IpAddr; 2] = [[10, 0, 3, 9].into(), [10, 0, 3, 66].into()];
         assert_eq!(told.asked.unwrap(), asked);

@@ -127,8 +127,21 @@ impl Server {
     fn answer(&self, stream: TcpStream, ends: Ends, bytes: &[u8]) -> After {
         let mut state = self.state.borrow_mut();
         state.answer.clear();
-        let State { desk, answer, .. } = &mut *state;
-        match desk.handle(ends, bytes, answer) {
+        let State {
+            desk, answer, own, ..
+        } = &mut *state;
+        let step = match desk.handle(ends, bytes, answer) {
+            Step::End(_, outcome)
+                if outcome.is_refused_for_its_peer() && own.contain(ends.peer.ip()) =>
+            {
+                // To its own address this peer would have come from there: it is this host.
+                let local = SocketAddr::new(ends.peer.ip(), ends.local.port());
+                answer.clear();
+                desk.handle(Ends { local, ..ends }, bytes, answer)
+            }
+            step => step,
+        };
+        match step {
             Step::Wait => After::Wait(stream),
             Step::Register(node, outcome) => {
                 let outcome = self.register(&mut state, stream, &node, outcome);

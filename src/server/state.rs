@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::budget::Budget;
 use super::holders::{Held, Holders};
+use super::own::OwnAddresses;
 use crate::audit::{Audit, Hint, escape_name};
 use crate::config::Settings;
 use crate::counters::Counters;
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) answered: HashSet<IpAddr>,
     /// The answer that is being made.
     pub(super) answer: Vec<u8>,
+    /// Which peers are this host under another address.
+    pub(super) own: OwnAddresses,
     /// Where registrations outlive the process.
     pub(super) store: Option<Store>,
     /// Registrations are not kept, and that is told.
@@ -106,6 +109,7 @@ impl State {
             counters: Arc::default(),
             answered: HashSet::new(),
             answer: Vec::new(),
+            own: OwnAddresses::default(),
             store: None,
             keeping_fails: false,
             settings,
@@ -116,8 +120,9 @@ impl State {
     /// or need not be in it.
     fn remember_answered(&mut self, outcome: &Outcome<'_>) {
         let answered = matches!(outcome.verdict, Verdict::Answered | Verdict::Unknown);
-        let peer = outcome.ends.peer.ip();
-        if answered && !peer.is_loopback() && self.answered.len() < MAX_ANSWERED {
+        let (peer, local) = (outcome.ends.peer.ip(), outcome.ends.local.ip());
+        let from_elsewhere = !peer.is_loopback() && peer != local;
+        if answered && from_elsewhere && self.answered.len() < MAX_ANSWERED {
             self.answered.insert(peer);
         }
     }
