@@ -433,6 +433,18 @@ fn story_7_all_is_well() {
         );
         assert_eq!(member.eval("net_adm:ping('gratwifi@api.test')"), "pong");
 
+        // Every rule that it proposes is one, and keeps this member's peers in touch.
+        let base = "table inet filter {\nchain input {\ntype filter hook input priority 0\n}\n}\n";
+        dashboard.nft(base);
+        for line in examined.text.lines().map(str::trim_start) {
+            if line.starts_with("nft ") {
+                let done = dashboard.run(Command::new("sh").args(["-c", line]));
+                assert_eq!(done.status, Some(0), "{line}: {done:?}");
+            }
+        }
+        let back = examine(&api, &["dashboard@dashboard.test"], ONE_STEP);
+        assert_eq!(back.json["nodes"][0]["verdict"], "reachable");
+
         // What this host shows the world.
         let host = examined.host();
         let everyone = "listen warn epmd_serves_everyone".to_owned();
@@ -450,7 +462,7 @@ fn story_7_all_is_well() {
         assert_eq!(last["node"], "dashboard");
         assert_has(
             last["remedy"].as_str().unwrap(),
-            &["inet_dist_use_interface {10,77,0,2}"],
+            &["inet_dist_use_interface '{10,77,0,2}'"],
         );
     }
 }

@@ -77,10 +77,15 @@ fn told(status: &Status) -> Option<Told> {
     })
 }
 
-/// The networks of the allow-list out of which nobody ever asked.
-pub(super) fn never_asked(allow: &Networks, asked: &[IpAddr]) -> Vec<IpNet> {
+/// The networks of the allow-list out of which nobody ever asked. One that is an address of this host's
+/// (`own`) is there because all hosts share a list.
+pub(super) fn never_asked(allow: &Networks, asked: &[IpAddr], own: &[IpAddr]) -> Vec<IpNet> {
     let silent = |network: &IpNet| !asked.iter().any(|a| network.contains(&a.to_canonical()));
-    allow.iter().filter(silent).collect()
+    let is_own = |network: &IpNet| {
+        network.prefix_len() == network.max_prefix_len() && own.contains(&network.addr())
+    };
+    let silent = allow.iter().filter(silent);
+    silent.filter(|network| !is_own(network)).collect()
 }
 
 #[cfg(test)]
@@ -161,11 +166,14 @@ mod tests {
             .collect();
         let silent = |asked: &[&str]| {
             let asked: Vec<IpAddr> = asked.iter().map(|a| a.parse().unwrap()).collect();
-            let silent = never_asked(&allow, &asked);
+            let silent = never_asked(&allow, &asked, &[[10, 0, 3, 1].into()]);
             silent.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(silent(&[]), networks);
         assert_eq!(silent(&["::ffff:10.0.3.9", "10.0.4.4"]), networks[1..]);
         assert_eq!(silent(&["10.0.3.9", "10.0.4.5", "fd00:3::9"]), [""; 0]);
+        let own = [[10, 0, 4, 5].into()];
+        let silent = never_asked(&allow, &[], &own);
+        assert_eq!(silent.len(), 2, "{silent:?}");
     }
 }
