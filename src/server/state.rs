@@ -120,8 +120,9 @@ impl State {
     /// or need not be in it.
     fn remember_answered(&mut self, outcome: &Outcome<'_>) {
         let answered = matches!(outcome.verdict, Verdict::Answered | Verdict::Unknown);
-        let peer = outcome.ends.peer.ip();
-        if answered && !peer.is_loopback() && self.answered.len() < MAX_ANSWERED {
+        let (peer, local) = (outcome.ends.peer.ip(), outcome.ends.local.ip());
+        let from_elsewhere = !peer.is_loopback() && peer != local;
+        if answered && from_elsewhere && self.answered.len() < MAX_ANSWERED {
             self.answered.insert(peer);
         }
     }
