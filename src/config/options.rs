@@ -45,7 +45,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         short: Some("d"),
         value: None,
         section: Section::Regular,
-        brief: "Tell every request on the standard error stream. Given more than once, tell more.",
+        brief: "Tell every request and how it ended.",
         more: "",
         stock: true,
     },

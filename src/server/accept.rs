@@ -4,6 +4,7 @@
 //! for each listening socket.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +23,7 @@ use crate::sys;
 
 /// How many connections are accepted in a row before others get their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
+
 /// A listening socket in the event loop.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
@@ -70,19 +72,21 @@ impl Listener {
 }
 
 /// Accepts connections for ever: no error ends it, and none makes it spin.
-pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) {
+pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infallible {
     let mut buffer = [0; READ_AT_ONCE];
     loop {
-        let delay = server.state.borrow().settings.delay_accept;
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
         let Ok(mut ready) = listener.readable.readable().await else {
             sleep(PAUSE_AFTER_ERROR).await;
             continue;
         };
-        // Stock's test of a busy server waits before each one.
-        let in_a_row = if delay.is_zero() { ACCEPTS_IN_A_ROW } else { 1 };
+        let delay = server.state.borrow().settings.delay_accept;
+        let in_a_row = if delay.is_zero() {
+            ACCEPTS_IN_A_ROW
+        } else {
+            // Stock's test of a busy server.
+            sleep(delay).await;
+            1
+        };
         for _ in 0..in_a_row {
             match listener.socket.accept() {
                 Ok((stream, peer)) => server.welcome(stream, peer, &listener, &mut buffer),
@@ -98,7 +102,7 @@ pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) {
                 break;
             }
         }
-        if delay.is_zero() && ready.ready().is_readable() {
+        if ready.ready().is_readable() {
             tokio::task::yield_now().await;
         }
     }

@@ -53,7 +53,7 @@ pub(crate) struct Streams([TcpStream; 2]);
 impl Streams {
     /// Sends the same to both.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.0.each_mut().map(|stream| send(stream, bytes));
+        self.0.iter_mut().for_each(|stream| send(stream, bytes));
     }
 
     /// Waits until both are closed, without a byte.
