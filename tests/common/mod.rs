@@ -6,6 +6,7 @@
 //!
 //! - `binary`: which epmd, and one run of it to its end.
 //! - `daemon`: an epmd that runs for the length of a test.
+//! - `erl`: real Erlang nodes.
 //! - `host`: ports, listeners and processes of this host, as /proc shows them.
 //! - `netns`: hosts made of network namespaces.
 //! - `service`: our epmd on such a host, its file and its audit.
@@ -24,6 +25,7 @@
 
 pub(crate) mod binary;
 pub(crate) mod daemon;
+pub(crate) mod erl;
 pub(crate) mod host;
 pub(crate) mod netns;
 pub(crate) mod service;
