@@ -4,8 +4,9 @@
 //! Three hosts: `api` with our epmd and a node, `friend` whom its file admits, and `stranger`.
 //!
 //! - `scene`: these hosts.
-//! - `rabbitmq`: a whole system, with its own tools.
+//! - `rabbitmq`, `ejabberd`: whole systems, with their own tools.
 
+mod ejabberd;
 mod rabbitmq;
 mod scene;
 
