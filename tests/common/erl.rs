@@ -1,4 +1,4 @@
-//! Real Erlang nodes on a host, asked line by line.
+//! Real Erlang nodes on hosts of their own.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -53,8 +53,8 @@ impl Erl {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped()),
         );
-        let input = child.stdin.take().expect("an input");
-        let output = child.stdout.take().expect("an output");
+        let input = child.stdin.take().expect("a pipe");
+        let output = child.stdout.take().expect("a pipe");
         let (sender, lines) = mpsc::channel();
         // It ends with the node's output, or with the test.
         std::thread::spawn(move || {
