@@ -10,7 +10,8 @@
 //!
 //! `wire`, `access`, `registry`, `slots`, `audit` and `counters` decide, and `desk` leads a request
 //! through them: they know no socket, no clock and nothing asynchronous. `config` makes the operator's
-//! words into settings. `server`, `client`, `log`, `metrics` and `systemd` move bytes.
+//! words into settings. `server`, `client`, `log`, `metrics` and `systemd` move bytes. `doctor` looks
+//! from outside why nodes don't see each other.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("hardened-epmd runs on Linux only");
@@ -24,9 +25,13 @@ pub mod client;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod control;
+#[forbid(unsafe_code)]
 pub mod counters;
 #[forbid(unsafe_code)]
 pub mod desk;
+#[forbid(unsafe_code)]
+pub mod doctor;
 #[forbid(unsafe_code)]
 pub mod exit;
 #[forbid(unsafe_code)]
@@ -35,6 +40,8 @@ pub mod log;
 pub mod metrics;
 #[forbid(unsafe_code)]
 pub mod outcome;
+#[forbid(unsafe_code)]
+pub mod refused;
 #[forbid(unsafe_code)]
 pub mod registry;
 #[forbid(unsafe_code)]

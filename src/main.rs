@@ -11,9 +11,11 @@ use std::process::ExitCode;
 
 use hardened_epmd::client;
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
+use hardened_epmd::control::{self, CONTROL_SOCKET};
+use hardened_epmd::doctor;
 use hardened_epmd::exit::Exit;
 use hardened_epmd::log::{Level, Log};
-use hardened_epmd::server::control::CONTROL_SOCKET;
+use hardened_epmd::refused;
 use hardened_epmd::server::listen::{self, Bound, ListenError};
 use hardened_epmd::server::{self, Keeping, Start, budget};
 use hardened_epmd::sys;
@@ -41,6 +43,7 @@ fn run() -> Exit {
             Ok(settings) => print(&config::show(&settings)),
             Err(exit) => exit,
         },
+        Command::Doctor { targets, json } => doctor::run(&sources, &targets, json),
         Command::Names => ask(&sources, |port| client::list(port, &Request::List)),
         Command::Dump => ask(&sources, |port| client::list(port, &Request::Dump)),
         Command::Kill => ask(&sources, client::kill),
@@ -49,6 +52,8 @@ fn run() -> Exit {
             Ok((port, _)) => client::started(port),
             Err(_) => Exit::Failure,
         },
+        Command::Status { json } => control::status(json),
+        Command::Refused { since, json } => refused::run(since.as_deref(), json),
         Command::Help => print(&config::help()),
         Command::Version => print(&config::version()),
     }

@@ -557,8 +557,8 @@ fn no_name_forges_a_line_or_a_field_of_json() {
     refused(&service, &stranger, to, &registration, &event);
     let event = format!("refused stop of {told} from 10.77.0.2: not_local");
     refused(&service, &stranger, to, &[b"s", name].concat(), &event);
-    // A name that is no UTF-8 makes no request, and is not told.
-    let event = "refused invalid from 10.77.0.2: malformed";
+    // No node can have a name that is no UTF-8; what was asked for is told all the same.
+    let event = "refused lookup of \\xff\\xfe\\xc3( from 10.77.0.2: not_allowed";
     refused(&service, &stranger, to, b"z\xff\xfe\xc3(", event);
     // Every line is one object, and they are as many as there were requests.
     let said = service.said();

@@ -96,7 +96,7 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 /// `name` as it stands in a table's header.
-pub(super) fn bare_or_quoted(name: &str) -> String {
+pub(crate) fn bare_or_quoted(name: &str) -> String {
     let bare = !name.is_empty()
         && name
             .bytes()

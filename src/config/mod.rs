@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use self::cli::{Command, CommandLineError, Invocation, Mode};
 pub use self::diagnostic::{Errors, Problem};
+pub(crate) use self::keys::bare_or_quoted as key;
 pub use self::options::{OPTIONS, OptionSpec, Section, help, usage, version};
 pub use self::show::show;
 pub use self::sources::{Snapshot, Sources};

@@ -336,7 +336,11 @@ impl Server {
     async fn finish(self: &Rc<Self>, listeners: Vec<Rc<Listener>>, patience: Duration) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
-            while let Ok((stream, peer)) = listener.socket.accept() {
+            // At most what the queue held: who comes later asks the next process.
+            for _ in 0..listen::BACKLOG {
+                let Ok((stream, peer)) = listener.socket.accept() else {
+                    break;
+                };
                 self.welcome(stream, peer, &listener, &mut buffer);
             }
         }
