@@ -1,7 +1,11 @@
 //! Living beside stock epmd: a release that brings its own does not disturb ours, and nodes of a
 //! stock epmd that was stopped come to ours by themselves.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
 
 mod common;
 

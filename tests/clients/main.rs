@@ -6,6 +6,13 @@
 //! - `scene`: these hosts.
 //! - `rabbitmq`, `ejabberd`: whole systems, with their own tools.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
+
 mod ejabberd;
 mod rabbitmq;
 mod scene;
@@ -229,6 +236,32 @@ fn nmaps_epmd_info() {
     let events = scene.events();
     let list = "refused list from 10.77.0.3: not_allowed";
     assert!(events.iter().any(|event| event == list), "{events:?}");
+}
+
+/// Scans with half-open connections, with none, and with whatever services are recognised by.
+#[test]
+fn a_port_scan_disturbs_nobody() {
+    let [api, friend, stranger] = scene::hosts();
+    let scene = Scene::on(&api, &friend);
+    for how in [
+        &["-sS"][..],
+        &["-sN"],
+        &["-sX"],
+        &["-sT", "-sV", "--version-light"],
+    ] {
+        let words = ["-Pn", "-n", "-p", "4360-4379"];
+        let output = run(
+            &stranger,
+            client("nmap").args(words).args(how).arg("10.77.0.1"),
+        );
+        assert_eq!(output.status, Some(0), "{output:?}");
+        let names = erl(&friend, "net_adm:names(\"api.test\")");
+        assert_eq!(
+            names,
+            format!("{{ok,[{{\"api\",{}}}]}}", scene.port),
+            "{how:?}"
+        );
+    }
 }
 
 /// A node sees a refusal at once: nothing in it waits for a timeout.

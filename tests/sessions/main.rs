@@ -11,6 +11,13 @@
 //! - `pair`: both daemons, and what they answer.
 //! - `differences`: which answers may differ.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
+
 mod differences;
 mod pair;
 mod random;
