@@ -31,7 +31,7 @@ use crate::status::{InForce, Limits, Refused, Registered, Status, Use, kind_name
 /// How long a client may take, in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many clients are served at once.
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 16;
 
 /// Makes the socket.
 ///
@@ -124,9 +124,7 @@ async fn serve(server: &Server, client: UnixStream, listening: &[String]) -> io:
 
 /// The daemon as it is now.
 fn status(server: &Server, state: &State, listening: &[String]) -> Status {
-    let started = SystemTime::now()
-        .checked_sub(server.now())
-        .unwrap_or(SystemTime::UNIX_EPOCH);
+    let started = server.started_at();
     let at = |since_start: Duration| rfc3339(started.checked_add(since_start).unwrap_or(started));
     let mut registrations = Vec::new();
     let mut cursor = Cursor::START;
