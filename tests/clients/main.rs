@@ -188,6 +188,7 @@ fn rusts_erl_dist_and_edp_client() {
             format!("names api {port}\nlookup api {port}\nregistered\n"),
             "{library}"
         );
+        scene.wait_until_free("rust");
         assert_eq!(
             ask(&friend, "api", ""),
             format!("names api {port}\nlookup api {port}\n"),

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,6 +17,9 @@ use super::scene::{COOKIE, admitting, client, run};
 
 /// Where Debian puts a version of it. What is in PATH wants another user and the machine's own paths.
 const LIBRARIES: &str = "/usr/lib/rabbitmq/lib";
+
+/// How long a broker may take to serve.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Its scripts.
 fn scripts() -> PathBuf {
@@ -80,9 +84,23 @@ impl<'h> Broker<'h> {
     /// Has `rabbitmqctl` do something, which must succeed.
     fn control(&self, words: &[&str]) -> String {
         let output = self.tool("rabbitmqctl", self.node, words);
-        let log = || fs::read_to_string(self.host.file("broker.log")).unwrap_or_default();
-        assert_eq!(output.status, Some(0), "{words:?}: {output:?}\n{}", log());
+        let log = self.log();
+        assert_eq!(output.status, Some(0), "{words:?}: {output:?}\n{log}");
         output.stdout
+    }
+
+    /// Waits until it serves. Its tool waits by itself, but not for the node's registration.
+    fn wait_until_started(&self) {
+        let end = Instant::now() + START_PATIENCE;
+        let words = ["await_startup", "--timeout", "100"];
+        while self.tool("rabbitmqctl", self.node, &words).status != Some(0) {
+            assert!(Instant::now() < end, "{}", self.log());
+        }
+    }
+
+    /// What it said.
+    fn log(&self) -> String {
+        fs::read_to_string(self.host.file("broker.log")).unwrap_or_default()
     }
 
     /// The nodes that it runs with.
@@ -123,7 +141,7 @@ fn two_brokers_on_two_hosts_cluster() {
     let _own = Service::start(&stranger, "");
     let brokers = [Broker::start(&one, NODES[0]), Broker::start(&two, NODES[1])];
     for broker in &brokers {
-        broker.control(&["await_startup", "--timeout", "100"]);
+        broker.wait_until_started();
     }
     brokers[1].control(&["stop_app"]);
     brokers[1].control(&["join_cluster", NODES[0]]);

@@ -7,6 +7,8 @@ use super::common::binary::{Output, finish_within};
 use super::common::erl::Erl;
 use super::common::netns::{Host, network};
 use super::common::service::{Service, brief};
+use super::common::wait_for;
+use super::common::wire::Answer;
 
 /// What the nodes trust each other by.
 pub(crate) const COOKIE: &str = "cluster";
@@ -36,6 +38,15 @@ impl<'h> Scene<'h> {
             _node: node,
             port,
         }
+    }
+
+    /// Waits until a name is free whose node has ended.
+    pub(crate) fn wait_until_free(&self, name: &str) {
+        let lookup = [b"z", name.as_bytes()].concat();
+        let free = Answer::Bytes(b"w\x01".to_vec());
+        wait_for("a name to be free", || {
+            (self.service.ask(&lookup) == free).then_some(())
+        });
     }
 
     /// What the audit told since the last call.
