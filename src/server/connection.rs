@@ -67,8 +67,12 @@ impl Server {
             After::Done => {}
             After::Wait(stream) => {
                 let ends = with_local(ends, &stream);
-                let Some((id, bell)) = self.enter(ends) else {
-                    return;
+                let (id, bell) = match self.enter(ends) {
+                    Ok(entered) => entered,
+                    Err(limit) => {
+                        self.fail(ends, Failure::TooMany(limit));
+                        return;
+                    }
                 };
                 let got = buffer.get(..got).unwrap_or_default().to_vec();
                 let server = Rc::clone(self);
@@ -78,8 +82,14 @@ impl Server {
                 });
             }
             After::Unsent(unsent) => {
-                let Some((id, bell)) = self.enter(ends) else {
-                    return;
+                let (id, bell) = match self.enter(ends) {
+                    Ok(entered) => entered,
+                    Err(limit) => {
+                        let outcome = unsent.outcome.with_node(unsent.node.as_deref());
+                        let outcome = outcome.failed(Reason::TooMany, Some(limit));
+                        self.conclude(&mut self.state.borrow_mut(), &outcome);
+                        return;
+                    }
                 };
                 self.state.borrow_mut().slots.answering(id);
                 let server = Rc::clone(self);
@@ -170,6 +180,8 @@ impl Server {
                 };
                 if sent < state.answer.len() || more {
                     let bytes = state.answer.split_off(sent);
+                    let ends = with_local(ends, &stream);
+                    let outcome = Outcome { ends, ..outcome };
                     return After::Unsent(Unsent::new(stream, bytes, reply, outcome));
                 }
                 drop(stream);
@@ -214,8 +226,8 @@ impl Server {
     }
 
     /// A slot for a connection that has to be waited for, and the bell that rings when it must make
-    /// room; none where there is no room, and then that is its outcome.
-    fn enter(&self, ends: Ends) -> Option<(slots::Id, Rc<Bell>)> {
+    /// room; or the limit that leaves no room for it.
+    fn enter(&self, ends: Ends) -> Result<(slots::Id, Rc<Bell>), Setting> {
         let peer = Peer::new(ends.peer.ip(), ends.local.ip());
         let source = (!peer.is_this_host()).then(|| Source::of(peer.address()));
         let mut state = self.state.borrow_mut();
@@ -227,15 +239,11 @@ impl Server {
                 }
                 id
             }
-            Entry::Full(limit) => {
-                drop(state);
-                self.fail(ends, Failure::TooMany(limit));
-                return None;
-            }
+            Entry::Full(limit) => return Err(limit),
         };
         let bell = Rc::new(Bell::new());
         state.waiting.insert(id, Rc::clone(&bell));
-        Some((id, bell))
+        Ok((id, bell))
     }
 
     fn leave(&self, id: slots::Id) {
@@ -311,19 +319,13 @@ impl Server {
         } = unsent;
         let outcome = outcome.with_node(node.as_deref());
         let deadline = Instant::now() + self.state.borrow().settings.limits.request_timeout;
-        let failed = |reason, setting| Outcome {
-            verdict: Verdict::Failed,
-            reason: Some(reason),
-            setting,
-            ..outcome
-        };
         let outcome = tokio::select! {
             biased;
-            limit = bell.rung() => failed(Reason::TooMany, Some(limit)),
+            limit = bell.rung() => outcome.failed(Reason::TooMany, Some(limit)),
             sent = timeout_at(deadline, self.send_all(stream, bytes, reply)) => match sent {
                 Ok(Ok(())) => outcome,
                 Ok(Err(error)) => cut_off(outcome, &error),
-                Err(_) => failed(Reason::Timeout, None),
+                Err(_) => outcome.failed(Reason::Timeout, None),
             },
         };
         self.conclude(&mut self.state.borrow_mut(), &outcome);
@@ -439,9 +441,5 @@ fn cut_off<'a>(outcome: Outcome<'a>, error: &io::Error) -> Outcome<'a> {
     } else {
         Reason::Closed
     };
-    Outcome {
-        verdict: Verdict::Failed,
-        reason: Some(reason),
-        ..outcome
-    }
+    outcome.failed(reason, None)
 }
