@@ -1,8 +1,7 @@
 //! Which epmd a test drives, and one run of it to its end.
 
 use std::fs::File;
-use std::io::Read;
-use std::io::Seek;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -104,7 +103,7 @@ pub(crate) fn finish(command: &mut Command) -> Output {
 /// Runs `command` for at most `time`; `None` (and a dead process) if it goes on.
 pub(crate) fn finish_within(command: &mut Command, time: Duration) -> Option<Output> {
     // Files and not pipes: a process that leaves a child behind can't hold up the reading.
-    let mut streams = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+    let streams = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
     let [stdout, stderr] = streams
         .each_ref()
         .map(|file| Stdio::from(file.try_clone().expect("a second descriptor")));
@@ -125,7 +124,7 @@ pub(crate) fn finish_within(command: &mut Command, time: Duration) -> Option<Out
         }
         std::thread::sleep(Duration::from_millis(2));
     };
-    let [stdout, stderr] = streams.each_mut().map(text);
+    let [stdout, stderr] = streams.each_ref().map(text);
     Some(Output {
         status: status.code(),
         stdout,
@@ -134,12 +133,17 @@ pub(crate) fn finish_within(command: &mut Command, time: Duration) -> Option<Out
 }
 
 /// What was written to a file so far. Bytes that are no UTF-8 become U+FFFD.
-pub(crate) fn text(file: &mut File) -> String {
+pub(crate) fn text(file: &File) -> String {
     let mut bytes = Vec::new();
-    file.rewind().expect("a file that can be rewound");
-    file.read_to_end(&mut bytes)
-        .expect("a file that can be read");
-    String::from_utf8_lossy(&bytes).into_owned()
+    let mut chunk = [0; 8 * 1024];
+    // The writer's descriptor shares its position with this one, so that must not be moved.
+    loop {
+        match file.read_at(&mut chunk, bytes.len() as u64) {
+            Ok(0) => return String::from_utf8_lossy(&bytes).into_owned(),
+            Ok(count) => bytes.extend(&chunk[..count]),
+            Err(error) => panic!("a file that can't be read: {error}"),
+        }
+    }
 }
 
 /// Stock epmd: `$STOCK_EPMD`, or the first in `PATH`, or Debian's place.

@@ -178,7 +178,7 @@ impl Daemon {
 
     /// What it wrote to its standard output and error so far.
     pub(crate) fn stderr(&self) -> String {
-        text(&mut self.stderr.try_clone().expect("a second descriptor"))
+        text(&self.stderr)
     }
 
     /// The addresses on which it listens.

@@ -46,12 +46,12 @@ struct Listening {
     inode: u64,
 }
 
-/// Every socket that listens on `port`.
-fn listening(port: u16) -> Vec<Listening> {
+/// Every socket that listens on `port`, as the process `pid` sees it: it may have a network of its own.
+fn listening(pid: u32, port: u16) -> Vec<Listening> {
     const LISTEN: &str = "0A";
     let mut found = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let Ok(table) = File::open(table) else {
+    for table in ["tcp", "tcp6"] {
+        let Ok(table) = File::open(format!("/proc/{pid}/net/{table}")) else {
             continue;
         };
         for line in BufReader::new(table).lines().skip(1) {
@@ -91,7 +91,7 @@ fn listening_line(fields: &[&str], wanted: u16) -> Option<Listening> {
 /// The addresses on which the process `pid` listens on `port`.
 pub(crate) fn listeners(pid: u32, port: u16) -> BTreeSet<IpAddr> {
     let inodes = process::sockets(pid);
-    listening(port)
+    listening(pid, port)
         .into_iter()
         .filter(|socket| inodes.contains(&socket.inode))
         .map(|socket| socket.address)
@@ -216,7 +216,10 @@ impl Detached {
 
     /// The process that listens on the port now.
     pub(crate) fn find(&self) -> Option<u32> {
-        let sockets: BTreeSet<u64> = listening(self.port).iter().map(|it| it.inode).collect();
+        let sockets: BTreeSet<u64> = listening(std::process::id(), self.port)
+            .iter()
+            .map(|it| it.inode)
+            .collect();
         process::all().into_iter().find(|pid| {
             process::name(*pid) == "epmd" && !process::sockets(*pid).is_disjoint(&sockets)
         })

@@ -7,6 +7,8 @@
 //! - `binary`: which epmd, and one run of it to its end.
 //! - `daemon`: an epmd that runs for the length of a test.
 //! - `host`: ports, listeners and processes of this host, as /proc shows them.
+//! - `netns`: hosts made of network namespaces.
+//! - `service`: our epmd on such a host, its file and its audit.
 //! - `wire`: the bytes of requests and answers.
 
 #![expect(
@@ -23,6 +25,8 @@
 pub(crate) mod binary;
 pub(crate) mod daemon;
 pub(crate) mod host;
+pub(crate) mod netns;
+pub(crate) mod service;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};

@@ -204,6 +204,11 @@ impl Registration {
 /// Registers `node`. The answer must come whole in one read: OTP's nodes do not read twice.
 pub(crate) fn register(mut stream: TcpStream, node: &Node) -> Registration {
     send(&mut stream, &frame(&node.request()));
+    registered(stream, node)
+}
+
+/// What came of an attempt to register `node` that has been sent already.
+pub(crate) fn registered(mut stream: TcpStream, node: &Node) -> Registration {
     let mut buffer = [0; 64];
     let answer = match stream.read(&mut buffer) {
         Ok(length) => &buffer[..length],

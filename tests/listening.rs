@@ -1,0 +1,315 @@
+//! Where epmd listens, on hosts that lack what others have: what the kernel says of its sockets, and
+//! what peers find at an address.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+
+use common::netns::{EPMD, Host, lone_host, network, v4, v6};
+use common::service::{Launch, Service, found, listed};
+use common::wire::Answer;
+use socket2::SockRef;
+
+const EVERYONE: &str = "[access]\nallow = [\"*\"]\n";
+
+/// Addresses, parted by spaces.
+fn addresses(list: &str) -> BTreeSet<IpAddr> {
+    let all = list.split_whitespace();
+    all.map(|address| address.parse().unwrap()).collect()
+}
+
+fn listeners(service: &Service<'_>) -> BTreeSet<IpAddr> {
+    service.listeners().into_iter().collect()
+}
+
+/// Our epmd, told these addresses; none is no option at all.
+fn told<'h>(host: &'h Host, list: &str) -> Launch<'h> {
+    let launch = Launch::on(host).config(EVERYONE);
+    if list.is_empty() {
+        launch
+    } else {
+        launch.arguments(&["-address", list])
+    }
+}
+
+/// Fails the test unless our epmd, told `list`, starts on `host`, listens on `expected`, and answers
+/// there.
+fn assert_listens(host: &Host, list: &str, expected: &str) {
+    let service = told(host, list).start();
+    assert_eq!(listeners(&service), addresses(expected), "told {list:?}");
+    let _name = service.hold("api");
+    let own = addresses(expected).into_iter();
+    for address in own.filter(|address| !address.is_unspecified()) {
+        assert_eq!(host.ask(address, b"zapi"), found("api"), "at {address}");
+    }
+}
+
+#[test]
+fn it_listens_on_what_it_is_told_and_on_loopback() {
+    let [host] = network(["host"]);
+    for (list, expected) in [
+        ("", "0.0.0.0 ::"),
+        ("0.0.0.0", "0.0.0.0 ::1"),
+        ("::", ":: 127.0.0.1 127.0.1.1"),
+        ("0.0.0.0,::", "0.0.0.0 ::"),
+        ("127.0.0.1", "127.0.0.1 127.0.1.1 ::1"),
+        ("::1", "127.0.0.1 127.0.1.1 ::1"),
+        ("10.77.0.1", "10.77.0.1 127.0.0.1 127.0.1.1 ::1"),
+        ("10.77.0.1,10.77.0.1", "10.77.0.1 127.0.0.1 127.0.1.1 ::1"),
+        (
+            "10.77.0.1,fd77::1",
+            "10.77.0.1 fd77::1 127.0.0.1 127.0.1.1 ::1",
+        ),
+        ("10.77.0.1,0.0.0.0", "0.0.0.0 ::1"),
+        ("fd77::1,::", ":: 127.0.0.1 127.0.1.1"),
+    ] {
+        assert_listens(&host, list, expected);
+    }
+}
+
+#[test]
+fn peers_find_it_only_where_it_listens() {
+    let [server, peer] = network(["server", "peer"]);
+    server.ip("addr add 10.77.0.101/24 dev eth0\n");
+    let service = told(&server, "10.77.0.1").start();
+    let _name = service.hold("api");
+    assert_eq!(peer.ask(v4(1), b"zapi"), found("api"));
+    for address in [v4(101), v6(1)] {
+        let error = peer.try_connect(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+    }
+}
+
+/// Where every local address is served, the host reaches itself by any of its names.
+#[test]
+fn this_host_reaches_itself_at_all_its_addresses() {
+    let [server] = network(["server"]);
+    let service = Service::start(&server, "");
+    let _name = service.hold("api");
+    for address in addresses("127.0.0.1 127.0.1.1 127.9.9.9 ::1 10.77.0.1 fd77::1") {
+        assert_eq!(server.ask(address, b"zapi"), found("api"), "{address}");
+    }
+}
+
+#[test]
+fn it_starts_on_a_host_without_ipv6() {
+    let [server, peer] = network(["server", "peer"]);
+    for interface in ["all", "default", "lo", "eth0"] {
+        server.sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "1");
+    }
+    let service = told(&server, "").start();
+    assert!(listeners(&service).contains(&"0.0.0.0".parse().unwrap()));
+    let _name = service.hold("api");
+    assert_eq!(peer.ask(v4(1), b"zapi"), found("api"));
+    drop(service);
+    for (list, v4s) in [
+        ("0.0.0.0", "0.0.0.0"),
+        ("127.0.0.1", "127.0.0.1 127.0.1.1"),
+        ("::1", "127.0.0.1 127.0.1.1"),
+        ("10.77.0.1", "10.77.0.1 127.0.0.1 127.0.1.1"),
+    ] {
+        assert_listens(&server, list, v4s);
+        let service = told(&server, list).start();
+        service.wait_until_said("not listening on ::1: this host does not have it");
+    }
+    // Whether there is anything at the other wildcard is for the kernel to say; it starts.
+    let service = told(&server, "::").start();
+    let v4s = listeners(&service).into_iter().filter(IpAddr::is_ipv4);
+    assert_eq!(
+        v4s.collect::<BTreeSet<_>>(),
+        addresses("127.0.0.1 127.0.1.1")
+    );
+}
+
+#[test]
+fn it_starts_on_a_host_without_127_0_1_1() {
+    let host = lone_host();
+    host.ip("addr del 127.0.0.1/8 dev lo\naddr add 127.0.0.1/32 dev lo\n");
+    assert_listens(&host, "", "0.0.0.0 ::");
+    assert_listens(&host, "127.0.0.1", "127.0.0.1 ::1");
+    let service = told(&host, "127.0.0.1").start();
+    service.wait_until_said("not listening on 127.0.1.1: this host does not have it");
+}
+
+#[test]
+fn a_host_without_any_loopback_is_told_so() {
+    let host = lone_host();
+    host.ip("addr flush dev lo\n");
+    let output = told(&host, "127.0.0.1").run();
+    assert_eq!((output.status, output.stdout.as_str()), (Some(1), ""));
+    let start = "epmd: no address to listen on: ";
+    assert!(output.stderr.starts_with(start), "{}", output.stderr);
+}
+
+/// A VPN that comes up after epmd.
+#[test]
+fn an_address_that_is_not_there_yet_is_served_once_it_is() {
+    let [server, peer] = network(["server", "peer"]);
+    let service = told(&server, "10.77.0.9,fd77::9").start();
+    let expected = addresses("10.77.0.9 fd77::9 127.0.0.1 127.0.1.1 ::1");
+    assert_eq!(listeners(&service), expected);
+    for address in [v4(9), v6(9)] {
+        let words = format!(
+            "listening on {address}, which this host does not have yet; it is served once it is there"
+        );
+        service.wait_until_said(&words);
+    }
+    let _name = service.hold("api");
+    server.ip("addr add 10.77.0.9/24 dev eth0\naddr add fd77::9/64 dev eth0 nodad\n");
+    for address in [v4(9), v6(9)] {
+        assert_eq!(peer.ask(address, b"zapi"), found("api"), "{address}");
+        assert_eq!(peer.ask(address, b"n"), listed(&["api"]), "{address}");
+    }
+}
+
+/// Holds a port and closes whatever comes without an answer, as no epmd does.
+struct Stranger {
+    listener: TcpListener,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stranger {
+    /// Holds epmd's port of this address of `host`.
+    fn on(host: &Host, address: IpAddr) -> Self {
+        let listener = host.hold_port(address);
+        let accepting = listener.try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            for mut peer in accepting.incoming().map_while(Result::ok) {
+                // What is left unread would turn the close into a reset.
+                let _ = peer.read(&mut [0; 64]);
+            }
+        });
+        Self {
+            listener,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // Ends the accept that waits.
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Fails the test unless our epmd, told `list`, ends because somebody else holds the port of
+/// `address`, and says so.
+fn assert_taken(host: &Host, list: &str, address: IpAddr) {
+    let _stranger = Stranger::on(host, address);
+    for mode in [&[][..], &["-daemon"], &["-systemd"]] {
+        let output = told(host, list).arguments(mode).run();
+        let what = format!("{address} held, told {list:?}, {mode:?}: {output:?}");
+        assert_eq!(output.status, Some(1), "{what}");
+        let place = SocketAddr::new(address, EPMD);
+        let words = format!("epmd: can't listen on {place}: another program has that port");
+        assert!(output.stderr.starts_with(&words), "{what}");
+        // All or nothing: none of the other addresses is held on to.
+        for other in addresses("127.0.0.1 127.0.1.1 ::1 10.77.0.1") {
+            if other != address {
+                let error = host.try_connect(other).map(drop).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{what}");
+            }
+        }
+    }
+}
+
+/// A stranger on a loopback port would receive this host's registrations.
+#[test]
+fn a_loopback_port_that_a_stranger_holds_is_an_error() {
+    let [host] = network(["host"]);
+    for address in addresses("127.0.0.1 127.0.1.1 ::1") {
+        assert_taken(&host, "10.77.0.1", address);
+    }
+}
+
+#[test]
+fn one_taken_address_is_enough() {
+    let [host] = network(["host"]);
+    assert_taken(&host, "10.77.0.1", v4(1));
+    assert_taken(&host, "fd77::1,10.77.0.1", v6(1));
+}
+
+/// A wildcard does not listen beside somebody else's address: that one would get its share.
+#[test]
+fn a_wildcard_does_not_listen_around_a_stranger() {
+    let [host] = network(["host"]);
+    for (address, wildcard) in [
+        ("127.0.0.1", "0.0.0.0"),
+        ("::1", "::"),
+        ("10.77.0.1", "0.0.0.0"),
+    ] {
+        let _stranger = Stranger::on(&host, address.parse().unwrap());
+        let output = told(&host, "").run();
+        assert_eq!(output.status, Some(1), "{address}: {output:?}");
+        let place = SocketAddr::new(wildcard.parse().unwrap(), EPMD);
+        let words = format!("epmd: can't listen on {place}: another program has that port");
+        assert!(output.stderr.starts_with(&words), "{address}: {output:?}");
+    }
+}
+
+/// An epmd that is there already is what erl wants of `epmd -daemon`.
+#[test]
+fn a_port_that_an_epmd_holds_is_left_to_it() {
+    let [host] = network(["host"]);
+    for list in ["", "127.0.0.1", "10.77.0.1", "::"] {
+        let service = told(&host, list).start();
+        let _name = service.hold("api");
+        for (mode, status, words) in [
+            (&[][..], 0, " already"),
+            (&["-daemon"], 0, ""),
+            (
+                &["-systemd"],
+                1,
+                "stop it, so that this one can take its place",
+            ),
+        ] {
+            let output = told(&host, "10.77.0.1").arguments(mode).run();
+            let what = format!("told {list:?}, {mode:?}: {output:?}");
+            assert_eq!(output.status, Some(status), "{what}");
+            assert_eq!(output.stderr.is_empty(), words.is_empty(), "{what}");
+            assert!(output.stderr.contains(words), "{what}");
+        }
+        assert_eq!(service.ask(b"n"), listed(&["api"]), "told {list:?}");
+    }
+}
+
+#[test]
+fn systemd_without_sockets_binds_by_itself() {
+    let [host] = network(["host"]);
+    let service = told(&host, "10.77.0.1").arguments(&["-systemd"]).start();
+    let expected = addresses("10.77.0.1 127.0.0.1 127.0.1.1 ::1");
+    assert_eq!(listeners(&service), expected);
+}
+
+/// An epmd that erl starts inside an application's unit inherits that unit's sockets: they are none
+/// of its business.
+#[test]
+fn sockets_of_systemd_are_taken_only_where_that_is_asked_for() {
+    let [server, peer] = network(["server", "peer"]);
+    let socket = server.dual_stack_listener();
+    let service = Launch::on(&server)
+        .config(EVERYONE)
+        .activated(socket)
+        .start();
+    assert_eq!(listeners(&service), addresses("::"));
+    assert_eq!(peer.ask(v4(1), b"zapi"), Answer::Bytes(b"w\x01".to_vec()));
+    drop(service);
+    let other = server
+        .enter(|| TcpListener::bind(("::", EPMD + 1)))
+        .unwrap();
+    let service = Launch::on(&server)
+        .config(EVERYONE)
+        .inheriting(other)
+        .start();
+    assert_eq!(listeners(&service), addresses("0.0.0.0 ::"));
+}
