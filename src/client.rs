@@ -2,7 +2,8 @@
 //! whether it is an epmd that holds a port.
 //!
 //! Scripts read what these print, by text and column, and their statuses: both are stock's. Tries
-//! [::1], then 127.0.0.1, and gives up after [`PATIENCE`] (stock never does). Called by `main`.
+//! [::1], then 127.0.0.1, and gives up after [`PATIENCE`] (stock never does). Called by `main`, and for
+//! its [`Call`] by `doctor`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -16,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the question whether an epmd holds a port may take: erl waits for the answer to start.
 const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(2);
 /// Where the local epmd is looked for.
-const LOCAL: [IpAddr; 2] = [
+pub(crate) const LOCAL: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::LOCALHOST),
     IpAddr::V4(Ipv4Addr::LOCALHOST),
 ];
@@ -25,7 +26,7 @@ const KILL_ANSWER: usize = 2;
 const STOP_ANSWER: usize = 7;
 
 /// A connection to an epmd, with a time by which everything must be done.
-struct Call {
+pub(crate) struct Call {
     stream: TcpStream,
     deadline: Instant,
 }
@@ -45,14 +46,25 @@ impl Call {
     }
 
     fn to(address: SocketAddr, deadline: Instant, request: &Request<'_>) -> io::Result<Self> {
+        let call = Self::connect(address, deadline)?;
+        call.send(request)?;
+        Ok(call)
+    }
+
+    /// Connects, and sends nothing yet.
+    pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
-        stream.set_write_timeout(Some(left(deadline)?))?;
-        (&stream).write_all(&wire::encode_request(request))?;
         Ok(Self { stream, deadline })
     }
 
+    /// Sends a request.
+    pub(crate) fn send(&self, request: &Request<'_>) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
+        (&self.stream).write_all(&wire::encode_request(request))
+    }
+
     /// Reads once; 0 is the end.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(self.deadline)?))?;
         self.stream.read(buffer)
     }

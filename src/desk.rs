@@ -7,7 +7,7 @@
 use crate::access::{Decision, Peer, Rules};
 use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::registry::{Cursor, Id, Registration, Registry};
-use crate::wire::{self, Decoded, Node, Request};
+use crate::wire::{self, Decoded, NameFault, Node, Request};
 
 /// How many bytes of a listing are made at a time: so much memory a slow reader of a long list costs.
 pub const LISTING_CHUNK: usize = 8 * 1024;
@@ -112,6 +112,13 @@ impl<H: Holder> Desk<H> {
         };
         match request {
             None => end(Reply::Whole, Verdict::Failed, Some(Reason::Malformed)),
+            // As by stock, a name that no node can have is not answered; one that would only forge
+            // lines is not found.
+            Some(Request::Lookup(name))
+                if wire::name_fault(name).is_some_and(|fault| fault != NameFault::ForgesLines) =>
+            {
+                end(Reply::Whole, Verdict::Failed, Some(Reason::Malformed))
+            }
             Some(Request::Lookup(name)) => match self.registry.find(name) {
                 Some(registration) => {
                     wire::encode_found(&registration.node(name), out);
@@ -380,6 +387,23 @@ mod tests {
         assert_eq!((answer[1], verdict), (0, Verdict::Answered));
         assert!(holder.released.get());
         assert_ne!(answer[2..], out[2..], "another creation");
+    }
+
+    #[test]
+    fn a_lookup_of_a_name_that_no_node_can_have_is_not_answered_and_its_name_is_told() {
+        let mut desk = desk();
+        let ask = |desk: &mut Desk<_>, who| ask(desk, who, Request::Lookup(b"\xff\n"));
+        let (out, operation, verdict, reason) = ask(&mut desk, "127.0.0.1");
+        assert_eq!((out, operation), (vec![], Operation::Lookup));
+        assert_eq!(
+            (verdict, reason),
+            (Verdict::Failed, Some(Reason::Malformed))
+        );
+        let (out, operation, _, reason) = ask(&mut desk, "203.0.113.9");
+        assert_eq!(
+            (out, operation, reason),
+            (vec![], Operation::Lookup, Some(Reason::NotAllowed))
+        );
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Exit {
     /// The command failed, no epmd was there, the port is taken, or the command line is no command
     /// line (stock's status for all of these).
     Failure = 1,
+    /// `-doctor` was asked in a way that it does not understand; 1 is what it found.
+    Usage = 2,
     /// The configuration is wrong (`EX_CONFIG` of sysexits.h): file, option or environment variable.
     Config = 78,
 }

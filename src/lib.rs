@@ -10,7 +10,8 @@
 //!
 //! `wire`, `access`, `registry`, `slots`, `audit` and `counters` decide, and `desk` leads a request
 //! through them: they know no socket, no clock and nothing asynchronous. `config` makes the operator's
-//! words into settings. `server`, `client`, `log` and `systemd` move bytes.
+//! words into settings. `server`, `client`, `log`, `metrics` and `systemd` move bytes. `doctor` looks
+//! from outside why nodes don't see each other.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("hardened-epmd runs on Linux only");
@@ -28,9 +29,13 @@ pub mod counters;
 #[forbid(unsafe_code)]
 pub mod desk;
 #[forbid(unsafe_code)]
+pub mod doctor;
+#[forbid(unsafe_code)]
 pub mod exit;
 #[forbid(unsafe_code)]
 pub mod log;
+#[forbid(unsafe_code)]
+pub mod metrics;
 #[forbid(unsafe_code)]
 pub mod outcome;
 #[forbid(unsafe_code)]
@@ -39,6 +44,8 @@ pub mod registry;
 pub mod server;
 #[forbid(unsafe_code)]
 pub mod slots;
+#[forbid(unsafe_code)]
+pub mod status;
 #[expect(
     unsafe_code,
     reason = "the one small module that may, see its first lines"

@@ -6,12 +6,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use hardened_epmd::client;
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
+use hardened_epmd::doctor;
 use hardened_epmd::exit::Exit;
 use hardened_epmd::log::{Level, Log};
+use hardened_epmd::server::control::CONTROL_SOCKET;
 use hardened_epmd::server::listen::{self, Bound, ListenError};
 use hardened_epmd::server::{self, Keeping, Start, budget};
 use hardened_epmd::sys;
@@ -39,6 +42,7 @@ fn run() -> Exit {
             Ok(settings) => print(&config::show(&settings)),
             Err(exit) => exit,
         },
+        Command::Doctor { targets, json } => doctor::run(&sources, &targets, json),
         Command::Names => ask(&sources, |port| client::list(port, &Request::List)),
         Command::Dump => ask(&sources, |port| client::list(port, &Request::Dump)),
         Command::Kill => ask(&sources, client::kill),
@@ -145,6 +149,7 @@ fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
         log: log.clone(),
         notifier: Notifier::new(mode == Mode::Systemd),
         kept,
+        control: control_socket(mode),
         complaint,
     };
     let result = server::run(start);
@@ -153,6 +158,19 @@ fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
     }
     log.close();
     result.map_err(|_| Exit::Failure)
+}
+
+/// Where the control socket is to be: an epmd that erl starts inside an application's unit must not
+/// take that unit's folder.
+fn control_socket(mode: Mode) -> PathBuf {
+    let own = match mode {
+        Mode::Systemd => systemd::runtime_directory(),
+        Mode::Foreground | Mode::Daemon => None,
+    };
+    own.map_or_else(
+        || CONTROL_SOCKET.into(),
+        |folder| folder.join("control.sock"),
+    )
 }
 
 fn inherit() -> Result<Inherited, Exit> {

@@ -216,6 +216,15 @@ pub struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
+    /// Whether it was, or would have been, refused for who the peer is.
+    #[must_use]
+    pub fn is_refused_for_its_peer(&self) -> bool {
+        matches!(
+            self.reason,
+            Some(Reason::NotAllowed | Reason::Denied | Reason::NotLocal)
+        )
+    }
+
     /// The same, with the name from elsewhere: for an outcome that outlives the request's bytes.
     #[must_use]
     pub fn with_node(self, node: Option<&[u8]>) -> Outcome<'_> {

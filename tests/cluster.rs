@@ -4,6 +4,14 @@
 //! Four hosts that know each other by name, with this epmd and a node on each, and a fifth that is
 //! in nobody's list.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Write};

@@ -13,6 +13,7 @@ use getopts::{Fail, Matches, Options};
 use super::diagnostic::quote;
 use super::options::{OPTIONS, OptionSpec, Section, usage};
 use super::sources::{Given, Sources};
+use crate::doctor::Target;
 use crate::exit::Exit;
 
 /// How the daemon runs.
@@ -35,6 +36,13 @@ pub enum Command {
     CheckConfig,
     /// `-names`.
     Names,
+    /// `-doctor [Node@Host ...]`.
+    Doctor {
+        /// The nodes, each once.
+        targets: Vec<Target>,
+        /// `-json`.
+        json: bool,
+    },
     /// `-started`.
     Started,
     /// `-dump`.
@@ -63,12 +71,14 @@ pub struct Invocation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLineError {
     reason: String,
+    exit: Exit,
 }
 
 impl CommandLineError {
     fn new(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
+            exit: Exit::Failure,
         }
     }
 
@@ -78,10 +88,10 @@ impl CommandLineError {
         &self.reason
     }
 
-    /// The status with which the process ends: stock's.
+    /// The status with which the process ends: stock's, but for `-doctor`, where that is a finding.
     #[must_use]
     pub const fn exit(&self) -> Exit {
-        Exit::Failure
+        self.exit
     }
 }
 
@@ -113,18 +123,45 @@ impl Invocation {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let matches = parser().parse(&args).map_err(|fail| explain(&fail))?;
-        if let Some(extra) = matches.free.first() {
-            return Err(CommandLineError::new(format!(
-                "{} is no option; expected options, then at most one command",
-                quote(extra)
-            )));
-        }
+        Self::of(&args, env).map_err(|error| CommandLineError {
+            exit: if asks_the_doctor(&args) {
+                Exit::Usage
+            } else {
+                Exit::Failure
+            },
+            ..error
+        })
+    }
+
+    fn of(
+        args: &[String],
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, CommandLineError> {
+        let matches = parser().parse(args).map_err(|fail| explain(&fail))?;
         Ok(Self {
             command: command(&matches)?,
             sources: Sources::new(options(&matches), environment(env)),
         })
     }
+}
+
+/// Whether a command line is one for `-doctor`, be it right or wrong.
+fn asks_the_doctor(args: &[String]) -> bool {
+    let takes_the_next = |arg: &str| {
+        let name = arg.trim_start_matches('-');
+        let valued = OPTIONS.iter().filter(|o| o.value.is_some());
+        arg.starts_with('-') && valued.into_iter().any(|o| o.name == name)
+    };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if matches!(arg.as_str(), "-doctor" | "--doctor") {
+            return true;
+        }
+        if takes_the_next(arg) {
+            args.next();
+        }
+    }
+    false
 }
 
 /// getopts' view of the table. Every option may be repeated, as in stock, where the last value wins.
@@ -154,6 +191,54 @@ fn explain(fail: &Fail) -> CommandLineError {
 
 /// What is to be done.
 fn command(matches: &Matches) -> Result<Command, CommandLineError> {
+    let option = command_option(matches)?;
+    let takes_operands = option.is_some_and(|option| option.operands.is_some());
+    if let Some(extra) = matches.free.first().filter(|_| !takes_operands) {
+        return Err(CommandLineError::new(format!(
+            "{} is no option; expected options, then at most one command",
+            quote(extra)
+        )));
+    }
+    let json = matches.opt_present("json");
+    if json && !takes_operands {
+        return Err(CommandLineError::new(
+            "\"-json\" is of no use here; expected it with \"-doctor\"",
+        ));
+    }
+    let Some(option) = option else {
+        return mode(matches).map(Command::Run);
+    };
+    Ok(match option.name {
+        "check_config" => Command::CheckConfig,
+        "doctor" => Command::Doctor {
+            targets: targets(&matches.free)?,
+            json,
+        },
+        "names" => Command::Names,
+        "started" => Command::Started,
+        "dump" => Command::Dump,
+        "kill" => Command::Kill,
+        "stop" => Command::Stop(matches.opt_str("stop").unwrap_or_default().into_bytes()),
+        "version" => Command::Version,
+        _ => Command::Help,
+    })
+}
+
+/// The nodes that the doctor is to examine, each once.
+fn targets(words: &[String]) -> Result<Vec<Target>, CommandLineError> {
+    let mut targets = Vec::new();
+    for word in words {
+        let target = Target::parse(word)
+            .map_err(|what| CommandLineError::new(format!("{} {what}", quote(word))))?;
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    Ok(targets)
+}
+
+/// The one command that was given.
+fn command_option(matches: &Matches) -> Result<Option<&'static OptionSpec>, CommandLineError> {
     let commands: Vec<_> = OPTIONS
         .iter()
         .filter(|o| o.section == Section::Interactive)
@@ -165,7 +250,7 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
         })
         .collect();
     let Some((position, option)) = commands.first().copied() else {
-        return mode(matches).map(Command::Run);
+        return Ok(None);
     };
     if let Some((_, other)) = commands.get(1) {
         return Err(CommandLineError::new(format!(
@@ -182,16 +267,7 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
             behind.name, option.name
         )));
     }
-    Ok(match option.name {
-        "check_config" => Command::CheckConfig,
-        "names" => Command::Names,
-        "started" => Command::Started,
-        "dump" => Command::Dump,
-        "kill" => Command::Kill,
-        "stop" => Command::Stop(matches.opt_str("stop").unwrap_or_default().into_bytes()),
-        "version" => Command::Version,
-        _ => Command::Help,
-    })
+    Ok(Some(option))
 }
 
 /// Whether an option stands behind `position`.
@@ -321,6 +397,54 @@ mod tests {
             Command::CheckConfig
         );
         assert_eq!(command_of(&["-help", "-d"]), Command::Help);
+    }
+
+    #[test]
+    fn the_doctor_takes_nodes() {
+        let doctor = |nodes: &[&str], json| Command::Doctor {
+            targets: nodes.iter().map(|n| Target::parse(n).unwrap()).collect(),
+            json,
+        };
+        assert_eq!(command_of(&["-doctor"]), doctor(&[], false));
+        assert_eq!(command_of(&["--json", "--doctor"]), doctor(&[], true));
+        for args in [
+            &["-port", "1", "-doctor", "-json", "a@h", "b@h"][..],
+            &["-doctor", "a@h", "b@h", "a@h", "-json", "-port", "1"],
+        ] {
+            assert_eq!(command_of(args), doctor(&["a@h", "b@h"], true));
+        }
+    }
+
+    #[test]
+    fn a_wrong_question_to_the_doctor_ends_with_2() {
+        for (args, message) in [
+            (
+                &["-doctor", "-bogus"][..],
+                "\"-bogus\" is an unknown option",
+            ),
+            (&["-bogus", "-doctor"], "\"-bogus\" is an unknown option"),
+            (&["-doctor", "a"], "\"a\" is no node; expected NAME@HOST"),
+            (&["-doctor", "-port"], "\"-port\" needs a value"),
+            (&["-doctor", "-json=x"], "\"-json\" takes no value"),
+            (
+                &["-doctor", "-names"],
+                "\"-names\" and \"-doctor\" are two commands; expected one",
+            ),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert_eq!((error.reason(), error.exit()), (message, Exit::Usage));
+        }
+        for args in [
+            &["-port", "-doctor", "x"][..],
+            &["-stop", "-doctor", "x"],
+            &["-json"],
+        ] {
+            assert_eq!(parse(args).unwrap_err().exit(), Exit::Failure, "{args:?}");
+        }
+        assert_eq!(
+            command_of(&["-stop", "-doctor"]),
+            Command::Stop(b"-doctor".to_vec())
+        );
     }
 
     #[test]

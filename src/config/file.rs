@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -68,6 +68,7 @@ impl Walk {
                 "access" => self.access(value, settings),
                 "limits" => self.limits(value, &mut settings.limits),
                 "audit" => self.audit(value, &mut settings.audit),
+                "metrics" => self.metrics(value, &mut settings.metrics),
                 _ => self.unknown(key, keys::ROOT),
             }
         }
@@ -124,6 +125,18 @@ impl Walk {
                 "window" => set(&mut audit.window, self.duration("window", value)),
                 "lookups" => set(&mut audit.lookups, self.boolean("lookups", value)),
                 _ => self.unknown(key, keys::AUDIT),
+            }
+        }
+    }
+
+    fn metrics(&mut self, value: &Value<'_>, listen: &mut Option<SocketAddr>) {
+        let Some(table) = self.table("metrics", "[metrics]", value) else {
+            return;
+        };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "listen" => set(listen, self.socket_address(value).map(Some)),
+                _ => self.unknown(key, keys::METRICS),
             }
         }
     }
@@ -265,6 +278,22 @@ impl Walk {
             value.span().start,
             format!("{key} is {kind}; expected true or false"),
         );
+        None
+    }
+
+    fn socket_address(&mut self, value: &Value<'_>) -> Option<SocketAddr> {
+        let what = match value.get_ref() {
+            DeValue::String(text) => match text.parse::<SocketAddr>() {
+                Ok(address) => return Some(address),
+                Err(_) => quote(text),
+            },
+            other => keys::kind(other).to_string(),
+        };
+        let what = format!(
+            "metrics.listen is {what}; expected an address and a port, such as \"127.0.0.1:9436\" or \
+             \"[::1]:9436\""
+        );
+        self.add(value.span().start, what);
         None
     }
 

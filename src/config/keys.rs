@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::diagnostic::quote;
 
 /// At the top of the file.
-pub(super) const ROOT: &[&str] = &["listen", "port", "access", "limits", "audit"];
+pub(super) const ROOT: &[&str] = &["listen", "port", "access", "limits", "audit", "metrics"];
 /// In `[access]`.
 pub(super) const ACCESS: &[&str] = &["allow", "deny", "list", "enforce", "node"];
 /// In `[access.node.NAME]`.
@@ -21,6 +21,9 @@ pub(super) const LIMITS: &[&str] = &[
 ];
 /// In `[audit]`.
 pub(super) const AUDIT: &[&str] = &["format", "window", "lookups"];
+
+/// In `[metrics]`.
+pub(super) const METRICS: &[&str] = &["listen"];
 
 /// Where else a key may belong, and how that place is called.
 const PLACES: [(&[&str], &str); 4] = [
@@ -93,7 +96,7 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 /// `name` as it stands in a table's header.
-pub(super) fn bare_or_quoted(name: &str) -> String {
+pub(crate) fn bare_or_quoted(name: &str) -> String {
     let bare = !name.is_empty()
         && name
             .bytes()
@@ -111,7 +114,7 @@ mod tests {
             (
                 "lisen",
                 ROOT,
-                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit"#,
+                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit, metrics"#,
             ),
             (
                 "per_source",
@@ -126,7 +129,7 @@ mod tests {
             (
                 "deny",
                 ROOT,
-                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, limits, audit"#,
+                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, limits, audit, metrics"#,
             ),
             (
                 "port",

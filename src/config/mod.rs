@@ -19,12 +19,13 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::cli::{Command, CommandLineError, Invocation, Mode};
 pub use self::diagnostic::{Errors, Problem};
+pub(crate) use self::keys::bare_or_quoted as key;
 pub use self::options::{OPTIONS, OptionSpec, Section, help, usage, version};
 pub use self::show::show;
 pub use self::sources::{Snapshot, Sources};
@@ -65,6 +66,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How refusals are told.
     pub audit: Audit,
+    /// Where Prometheus may read the counters; `None` is nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Allow STOP_REQ, and KILL_REQ while names are registered.
     pub relaxed_command_check: bool,
     /// Wait this long before each accept (stock's test of a busy server).
@@ -87,6 +90,7 @@ impl Default for Settings {
             allow_from: Origin::Default,
             limits: Limits::default(),
             audit: Audit::default(),
+            metrics: None,
             relaxed_command_check: false,
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,

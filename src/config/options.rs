@@ -28,6 +28,8 @@ pub struct OptionSpec {
     pub short: Option<&'static str>,
     /// What stands for its value, where it takes one.
     pub value: Option<&'static str>,
+    /// What stands for the arguments behind it that are no options, where it takes some.
+    pub operands: Option<&'static str>,
     /// Under which heading it is shown.
     pub section: Section,
     /// What it does, for the usage text.
@@ -44,6 +46,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "debug",
         short: Some("d"),
         value: None,
+        operands: None,
         section: Section::Regular,
         brief: "Tell every request and how it ended.",
         more: "",
@@ -53,6 +56,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "address",
         short: None,
         value: Some("List"),
+        operands: None,
         section: Section::Regular,
         brief: "Listen only on this comma- or space-separated list of IP addresses (and on the \
                 loopback interface).",
@@ -64,6 +68,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "port",
         short: None,
         value: Some("No"),
+        operands: None,
         section: Section::Regular,
         brief: "Listen on another port than 4369, or ask the epmd there.",
         more: "Beats ERL_EPMD_PORT, which beats port in the file. 0 lets the kernel choose.",
@@ -73,6 +78,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "daemon",
         short: None,
         value: None,
+        operands: None,
         section: Section::Regular,
         brief: "Start epmd detached (as a daemon).",
         more: "Ends at once with status 0 where an epmd has the port already.",
@@ -82,6 +88,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "relaxed_command_check",
         short: None,
         value: None,
+        operands: None,
         section: Section::Regular,
         brief: "Allow this host to end epmd with -kill even if there are registered nodes, and to \
                 unregister a node with -stop.",
@@ -92,6 +99,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "systemd",
         short: None,
         value: None,
+        operands: None,
         section: Section::Regular,
         brief: "Run as a service of systemd: take its sockets where it passes some, and tell it when \
                 epmd is ready.",
@@ -102,6 +110,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "config",
         short: None,
         value: Some("File"),
+        operands: None,
         section: Section::Regular,
         brief: "Read this file instead of /etc/epmd.toml.",
         more: "Beats EPMD_CONFIG. A file that is named must exist; /etc/epmd.toml need not.",
@@ -111,6 +120,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "allow",
         short: None,
         value: Some("Nets"),
+        operands: None,
         section: Section::Regular,
         brief: "Let these comma-separated networks look names up. This host always may.",
         more: "Beats EPMD_ALLOW, which beats access.allow in the file. An address without a prefix \
@@ -118,9 +128,20 @@ pub const OPTIONS: &[OptionSpec] = &[
         stock: false,
     },
     OptionSpec {
+        name: "json",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Regular,
+        brief: "With -doctor: print one JSON object instead of lines.",
+        more: "",
+        stock: false,
+    },
+    OptionSpec {
         name: "packet_timeout",
         short: None,
         value: Some("Seconds"),
+        operands: None,
         section: Section::DbgExtra,
         brief: "How long a request may take to arrive before its connection is closed (default 5).",
         more: "Beats limits.request-timeout in the file.",
@@ -130,6 +151,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "delay_accept",
         short: None,
         value: Some("Seconds"),
+        operands: None,
         section: Section::DbgExtra,
         brief: "Simulate a busy server: wait before each connection is accepted.",
         more: "",
@@ -139,6 +161,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "delay_write",
         short: None,
         value: Some("Seconds"),
+        operands: None,
         section: Section::DbgExtra,
         brief: "Simulate a busy server: wait before each answer is sent.",
         more: "",
@@ -148,6 +171,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "names",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "List the names registered with the running epmd.",
         more: "",
@@ -157,6 +181,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "started",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "Print nothing; status 0 if an epmd is running, 1 if not.",
         more: "",
@@ -166,6 +191,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "dump",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "List all names that the running epmd knows, those that are gone too.",
         more: "",
@@ -175,6 +201,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "kill",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "End the running epmd (only if no name is registered or it was started with \
                 -relaxed_command_check).",
@@ -185,6 +212,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "stop",
         short: None,
         value: Some("Name"),
+        operands: None,
         section: Section::Interactive,
         brief: "Unregister a name (only if epmd was started with -relaxed_command_check).",
         more: "",
@@ -194,15 +222,30 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "check_config",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "Check command line, environment and file, and print what would be in force.",
         more: "Status 0 if all is well, 78 if anything is wrong.",
         stock: false,
     },
     OptionSpec {
+        name: "doctor",
+        short: None,
+        value: None,
+        operands: Some("Node@Host ..."),
+        section: Section::Interactive,
+        brief: "Find out why nodes don't see each other: examine this host, and the way to each of \
+                these nodes.",
+        more: "Each line begins with ok, warn or FAIL. It sends nothing but lookups, lists and \
+               connects without a byte. Status 0 if nothing fails, 1 if anything does, 2 if the \
+               command line is wrong.",
+        stock: false,
+    },
+    OptionSpec {
         name: "help",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "Print this with more words.",
         more: "",
@@ -212,6 +255,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "version",
         short: None,
         value: None,
+        operands: None,
         section: Section::Interactive,
         brief: "Print the version.",
         more: "",
@@ -234,8 +278,9 @@ Environment
     line beats the environment, the environment beats the file.
 
 Exit status
-    0 success; 1 failure: no epmd there, port taken, wrong command line;
-    78 wrong configuration: option's value, environment or file.
+    0 success; 1 failure: no epmd there, port taken, wrong command line,
+    a FAIL of -doctor; 2 wrong command line with -doctor; 78 wrong
+    configuration: option's value, environment or file.
 ";
 
 /// Where the synopsis is broken: as stock does, whose first two lines these are.
@@ -249,7 +294,11 @@ impl OptionSpec {
     pub fn synopsis(&self) -> String {
         let short = self.short.map(|s| format!("-{s}|")).unwrap_or_default();
         let value = self.value.map(|v| format!(" {v}")).unwrap_or_default();
-        format!("{short}-{}{value}", self.name)
+        format!("{short}-{}{value}{}", self.name, self.shown_operands())
+    }
+
+    fn shown_operands(&self) -> String {
+        self.operands.map(|o| format!(" [{o}]")).unwrap_or_default()
     }
 }
 
@@ -310,7 +359,8 @@ fn describe(text: &mut String, more: bool) {
                 let _ = writeln!(text, "    -{short}");
             }
             let value = option.value.map(|v| format!(" {v}")).unwrap_or_default();
-            let _ = writeln!(text, "    -{}{value}", option.name);
+            let operands = option.shown_operands();
+            let _ = writeln!(text, "    -{}{value}{operands}", option.name);
             let extra = if more { option.more } else { "" };
             let words = option.brief.split(' ').chain(extra.split(' '));
             let words: Vec<_> = words.filter(|w| !w.is_empty()).map(str::to_owned).collect();
@@ -357,7 +407,9 @@ mod tests {
             ]
         );
         assert!(usage.contains("\n       epmd [-d|-debug] [-port No] [-names|-started|"));
-        assert!(usage.contains("\n       epmd [Option...] [-check_config|-help|-version]\n"));
+        assert!(usage.contains(
+            "\n       epmd [Option...] [-check_config|-doctor [Node@Host ...]|-help|-version]\n"
+        ));
         assert!(usage.contains("\nRegular options\n    -d\n    -debug\n        Tell every"));
         assert!(usage.contains("\nDbgExtra options\n    -packet_timeout Seconds\n"));
         assert!(usage.contains("    -stop Name\n"));
@@ -372,7 +424,7 @@ mod tests {
         }
         assert!(help().contains("Beats EPMD_CONFIG."));
         assert!(help().contains("EPMD_ALLOW"));
-        assert!(help().contains("78 wrong configuration"));
+        assert!(help().contains("78 wrong\n    configuration"));
     }
 
     #[test]

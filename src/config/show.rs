@@ -45,6 +45,10 @@ pub fn show(settings: &Settings) -> String {
     );
     lines.add("audit.window", &time(audit.window));
     lines.add("audit.lookups", &audit.lookups.to_string());
+    let metrics = settings
+        .metrics
+        .map(|address| format!("http://{address}/metrics"));
+    lines.add("metrics.listen", metrics.as_deref().unwrap_or("nowhere"));
     lines.add(
         "relaxed_command_check",
         &settings.relaxed_command_check.to_string(),

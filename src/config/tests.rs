@@ -232,7 +232,7 @@ fn every_mistake_of_one_file_is_told_in_one_run() {
              format = \"xml\"\n\
              window = \"2 days\"\n\
              lookups = 1\n"),
-        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit
+        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit, metrics
     lisen = ["10.0.3.5"]
     ^
 epmd: FILE:2:8: port is a string; expected a whole number from 0 to 65535, such as port = 4369
@@ -460,11 +460,23 @@ fn keys_of_a_node() {
 }
 
 #[test]
-fn metrics_come_later() {
-    assert_eq!(
-        headlines("[metrics]\nlisten = \"127.0.0.1:9436\"\n"),
-        ["1:2: unknown key \"metrics\"; expected one of listen, port, access, limits, audit"]
-    );
+fn metrics_are_served_where_the_file_says() {
+    assert_eq!(good("").metrics, None);
+    let settings = good("[metrics]\nlisten = \"[::1]:9436\"\n");
+    assert_eq!(settings.metrics, Some("[::1]:9436".parse().unwrap()));
+    for (value, what) in [
+        ("\"127.0.0.1\"", "\"127.0.0.1\""),
+        ("\"localhost:9436\"", "\"localhost:9436\""),
+        ("9436", "a number"),
+    ] {
+        assert_eq!(
+            headlines(format!("[metrics]\nlisten = {value}\n")),
+            [format!(
+                "2:10: metrics.listen is {what}; expected an address and a port, such as \"127.0.0.1:9436\" or \
+                 \"[::1]:9436\""
+            )]
+        );
+    }
 }
 
 #[test]
@@ -881,7 +893,7 @@ fn the_clients_port() {
     );
     let half = folder.file("half.toml", "port = 7\nbogus = 1\n");
     let warning = format!(
-        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, limits, audit; asking port 7"
+        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, limits, audit, metrics; asking port 7"
     );
     assert_eq!(port(&["-config", &half], &[]), (7, Some(warning)));
     let none = folder.path("none.toml");
@@ -926,6 +938,7 @@ fn what_is_in_force_is_shown() {
          audit.format: auto (journald as systemd's service; as a daemon journald, else syslog; else text)\n\
          audit.window: 1m\n\
          audit.lookups: false\n\
+         metrics.listen: nowhere\n\
          relaxed_command_check: false\n"
     );
     let mut settings = good(WHOLE);
@@ -951,6 +964,7 @@ fn what_is_in_force_is_shown() {
          audit.format: json\n\
          audit.window: 1m 30s\n\
          audit.lookups: true\n\
+         metrics.listen: nowhere\n\
          relaxed_command_check: true\n\
          delay_accept: 3s\n\
          debug: 2\n"

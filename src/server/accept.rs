@@ -4,6 +4,7 @@
 //! for each listening socket.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -71,7 +72,7 @@ impl Listener {
 }
 
 /// Accepts connections for ever: no error ends it, and none makes it spin.
-pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) {
+pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infallible {
     let mut buffer = [0; READ_AT_ONCE];
     loop {
         let Ok(mut ready) = listener.readable.readable().await else {

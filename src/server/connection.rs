@@ -127,8 +127,21 @@ impl Server {
     fn answer(&self, stream: TcpStream, ends: Ends, bytes: &[u8]) -> After {
         let mut state = self.state.borrow_mut();
         state.answer.clear();
-        let State { desk, answer, .. } = &mut *state;
-        match desk.handle(ends, bytes, answer) {
+        let State {
+            desk, answer, own, ..
+        } = &mut *state;
+        let step = match desk.handle(ends, bytes, answer) {
+            Step::End(_, outcome)
+                if outcome.is_refused_for_its_peer() && own.contain(ends.peer.ip()) =>
+            {
+                // To its own address this peer would have come from there: it is this host.
+                let local = SocketAddr::new(ends.peer.ip(), ends.local.port());
+                answer.clear();
+                desk.handle(Ends { local, ..ends }, bytes, answer)
+            }
+            step => step,
+        };
+        match step {
             Step::Wait => After::Wait(stream),
             Step::Register(node, outcome) => {
                 let outcome = self.register(&mut state, stream, &node, outcome);
@@ -229,6 +242,7 @@ impl Server {
         let mut state = self.state.borrow_mut();
         state.slots.leave(id);
         state.waiting.remove(&id);
+        state.show_in_use();
         if state.slots.used() == 0 {
             self.idle.notify_one();
         }
@@ -253,6 +267,10 @@ impl Server {
             return;
         };
         let read = loop {
+            // The daemon ends: a request that has begun to come is waited for, no other.
+            if self.is_ending.get() && got.is_empty() {
+                break Err(Failure::Closed);
+            }
             tokio::select! {
                 biased;
                 limit = bell.rung() => break Err(Failure::TooMany(limit)),
@@ -262,10 +280,6 @@ impl Server {
                     Err(_) => break Err(Failure::Timeout),
                 },
                 () = self.ending.notified() => {}
-            }
-            // The daemon ends: a request that has begun to come is waited for, no other.
-            if got.is_empty() {
-                break Err(Failure::Closed);
             }
         };
         let stream = match read.and_then(|()| stream.into_std().map_err(|_| Failure::Closed)) {

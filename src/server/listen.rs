@@ -26,7 +26,7 @@ sockopt_impl!(
 const DEFER_ACCEPT_SECONDS: u32 = 1;
 
 /// How many connections may wait to be accepted; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// How often a port that the kernel chose is given up because another address of the set lacks it.
 const TRIES: usize = 16;
 

@@ -8,25 +8,33 @@
 mod accept;
 pub mod budget;
 mod connection;
+pub mod control;
 mod holders;
 pub mod listen;
+mod own;
 mod reload;
 mod state;
 mod survival;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::{JoinError, JoinHandle, LocalSet};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::config::{Settings, Sources};
 use crate::log::{Level, Log};
+use crate::metrics::Exporter;
 use crate::systemd::store::{Kept, Store};
 use crate::systemd::{KeptSettings, Notifier};
 use crate::wire;
@@ -59,6 +67,8 @@ pub struct Start {
     pub notifier: Notifier,
     /// What outlives the process.
     pub kept: Option<Keeping>,
+    /// Where the control socket is to be.
+    pub control: PathBuf,
     /// Why the settings in force are not those of the file, where they are not.
     pub complaint: Option<String>,
 }
@@ -98,12 +108,9 @@ async fn serve(start: Start) -> io::Result<()> {
         log,
         notifier,
         kept,
+        control,
         complaint,
     } = start;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-
     let listeners = listeners
         .into_iter()
         .map(Listener::new)
@@ -121,47 +128,146 @@ async fn serve(start: Start) -> io::Result<()> {
         audit_due: Notify::new(),
         killed: Notify::new(),
         ending: Notify::new(),
+        is_ending: Cell::new(false),
         idle: Notify::new(),
+        descriptors,
     });
-    let mut kept_settings = kept.map(|kept| {
+    let kept_settings = kept.map(|kept| {
         server.restore(kept.store, kept.registrations);
         kept.settings
     });
-    let accepting: Vec<JoinHandle<()>> = listeners
-        .iter()
-        .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&server), Rc::clone(listener))))
-        .collect();
+    let is_kept = kept_settings.is_some();
     tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
     tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
     if let Some(interval) = notifier.watchdog() {
         tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
     }
+    open_control_socket(&server, &control, &listeners);
+    let mut control = Control {
+        exporter: None,
+        server: Rc::clone(&server),
+        sources,
+        listeners: listeners.len(),
+        notifier,
+        kept_settings,
+    };
+    control.export_metrics();
+    let control = tokio::task::spawn_local(control.until_the_end()?);
     notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
-
-    loop {
-        tokio::select! {
-            () = received(&mut hangup) => {
-                notifier.reloading();
-                let status = server.reload(&sources, descriptors, listeners.len(), kept_settings.as_mut());
-                notifier.ready(&status);
-            }
-            () = received(&mut terminate) => break,
-            () = received(&mut interrupt) => break,
-            () = server.killed.notified() => break,
-        }
-    }
+    accept_until(&server, &listeners, control)
+        .await
+        .map_err(io::Error::other)?;
     notifier.stopping();
-    for task in accepting {
-        task.abort();
-    }
     // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
     // soon is asked again, of the next process.
-    let patience = match kept_settings {
-        Some(_) => PATIENCE_AT_A_RESTART,
-        None => server.state.borrow().settings.limits.request_timeout,
+    let patience = if is_kept {
+        PATIENCE_AT_A_RESTART
+    } else {
+        server.state.borrow().settings.limits.request_timeout
     };
-    server.finish(&listeners, patience).await;
+    server.finish(listeners, patience).await;
     Ok(())
+}
+
+/// Accepts connections of all listeners until a task ends.
+///
+/// The loops are no tasks of their own: on the way of a lookup, each task is a wake-up more.
+async fn accept_until(
+    server: &Rc<Server>,
+    listeners: &[Rc<Listener>],
+    mut end: JoinHandle<()>,
+) -> Result<(), JoinError> {
+    let start = |listener| Box::pin(accept(Rc::clone(server), Rc::clone(listener)));
+    let mut accepting: Vec<_> = listeners.iter().map(start).collect();
+    poll_fn(|context| {
+        for accepting in &mut accepting {
+            let Poll::Pending = accepting.as_mut().poll(context);
+        }
+        Pin::new(&mut end).poll(context)
+    })
+    .await
+}
+
+/// What signals do to the daemon.
+struct Control {
+    server: Rc<Server>,
+    sources: Sources,
+    listeners: usize,
+    notifier: Notifier,
+    exporter: Option<Exporter>,
+    kept_settings: Option<KeptSettings>,
+}
+
+impl Control {
+    /// Goes by the signals until one of them, or KILL_REQ, ends the daemon. The signals are caught
+    /// when this returns.
+    fn until_the_end(mut self) -> io::Result<impl Future<Output = ()>> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        Ok(async move {
+            loop {
+                tokio::select! {
+                    () = received(&mut hangup) => self.reload(),
+                    () = received(&mut terminate) => break,
+                    () = received(&mut interrupt) => break,
+                    () = self.server.killed.notified() => break,
+                }
+            }
+        })
+    }
+
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        let Self {
+            server,
+            sources,
+            listeners,
+            kept_settings,
+            ..
+        } = self;
+        let status = server.reload(sources, *listeners, kept_settings.as_mut());
+        self.export_metrics();
+        self.notifier.ready(&status);
+    }
+
+    /// Has the exporter listen where the settings say.
+    fn export_metrics(&mut self) {
+        let Server {
+            state,
+            log,
+            descriptors,
+            ..
+        } = &*self.server;
+        let state = state.borrow();
+        let listen = state.settings.metrics;
+        if self.exporter.is_none() && listen.is_some() {
+            match Exporter::start(Arc::clone(&state.counters), *descriptors, log.clone()) {
+                Ok(exporter) => self.exporter = Some(exporter),
+                Err(error) => log.note(Level::Error, format!("no metrics: {error}")),
+            }
+        }
+        if let Some(exporter) = &self.exporter {
+            exporter.listen(listen);
+        }
+    }
+}
+
+/// Opens the control socket, or says why there is none.
+fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listener>]) {
+    match control::bind(path) {
+        Ok(socket) => {
+            let listening = listeners.iter().map(|l| l.address.to_string()).collect();
+            tokio::task::spawn_local(control::answer(Rc::clone(server), socket, listening));
+        }
+        Err(error) => {
+            let text = format!(
+                "no control socket at {}, so no epmd -status: {error}",
+                path.display()
+            );
+            server.log.note(Level::Info, text);
+        }
+    }
 }
 
 /// Tells systemd again and again that the event loop turns.
@@ -224,13 +330,21 @@ async fn release_when_ended(server: Rc<Server>) {
 
 impl Server {
     /// Answers what has come already, waits for the requests in flight, and tells what is untold.
-    async fn finish(self: &Rc<Self>, listeners: &[Rc<Listener>], patience: Duration) {
+    ///
+    /// The sockets are closed before the wait: whoever starts epmd again must not find its port held.
+    /// What systemd keeps of them goes on listening.
+    async fn finish(self: &Rc<Self>, listeners: Vec<Rc<Listener>>, patience: Duration) {
         let mut buffer = [0; READ_AT_ONCE];
         for listener in listeners {
-            while let Ok((stream, peer)) = listener.socket.accept() {
-                self.welcome(stream, peer, listener, &mut buffer);
+            // At most what the queue held: who comes later asks the next process.
+            for _ in 0..listen::BACKLOG {
+                let Ok((stream, peer)) = listener.socket.accept() else {
+                    break;
+                };
+                self.welcome(stream, peer, &listener, &mut buffer);
             }
         }
+        self.is_ending.set(true);
         self.ending.notify_waiters();
         let all_gone = async {
             while self.state.borrow().slots.used() > 0 {

@@ -15,7 +15,6 @@ impl Server {
     pub(super) fn reload(
         &self,
         sources: &Sources,
-        descriptors: usize,
         listeners: usize,
         kept: Option<&mut KeptSettings>,
     ) -> String {
@@ -36,7 +35,7 @@ impl Server {
         }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        let budget = Budget::new(&settings.limits, descriptors, listeners);
+        let budget = Budget::new(&settings.limits, self.descriptors, listeners);
         let served = state.desk.rules.served.take();
         state.desk.rules = settings.rules.clone();
         state.desk.rules.served = served;

@@ -3,22 +3,26 @@
 //! One thread: a borrow of the state never crosses an `await`. Called by all of `server`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::budget::Budget;
 use super::holders::{Held, Holders};
+use super::own::OwnAddresses;
 use crate::audit::{Audit, Hint, escape_name};
 use crate::config::Settings;
 use crate::counters::Counters;
 use crate::desk::{Desk, Holder as _};
 use crate::log::{Level, Log};
-use crate::outcome::{Outcome, Setting};
+use crate::outcome::{Outcome, Setting, Verdict};
 use crate::registry;
 use crate::slots::{self, Slots};
+use crate::status::MAX_ANSWERED;
 use crate::systemd::store::Store;
 
 /// What all connections share. One thread: a borrow never crosses an `await`.
@@ -34,8 +38,12 @@ pub(super) struct Server {
     pub(super) killed: Notify,
     /// The daemon ends: who has not begun to ask may go.
     pub(super) ending: Notify,
+    /// The same, for a connection that begins to wait after that was told.
+    pub(super) is_ending: Cell<bool>,
     /// The last connection has left.
     pub(super) idle: Notify,
+    /// Descriptors that the process may have.
+    pub(super) descriptors: usize,
 }
 
 pub(super) struct State {
@@ -45,9 +53,13 @@ pub(super) struct State {
     /// How to tell a connection that it has to make room.
     pub(super) waiting: HashMap<slots::Id, Rc<Bell>>,
     pub(super) audit: Audit,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
+    /// Peers from elsewhere that were answered, as many as are remembered.
+    pub(super) answered: HashSet<IpAddr>,
     /// The answer that is being made.
     pub(super) answer: Vec<u8>,
+    /// Which peers are this host under another address.
+    pub(super) own: OwnAddresses,
     /// Where registrations outlive the process.
     pub(super) store: Option<Store>,
     /// Registrations are not kept, and that is told.
@@ -94,18 +106,37 @@ impl State {
             slots: Slots::new(budget.connections, settings.limits.per_source),
             waiting: HashMap::new(),
             audit: Audit::new(&settings.audit, Hint::of(&settings)),
-            counters: Counters::default(),
+            counters: Arc::default(),
+            answered: HashSet::new(),
             answer: Vec::new(),
+            own: OwnAddresses::default(),
             store: None,
             keeping_fails: false,
             settings,
         }
     }
 
+    /// Remembers who from elsewhere was answered: whoever in an allow-list never asks may be cut off,
+    /// or need not be in it.
+    fn remember_answered(&mut self, outcome: &Outcome<'_>) {
+        let answered = matches!(outcome.verdict, Verdict::Answered | Verdict::Unknown);
+        let peer = outcome.ends.peer.ip();
+        if answered && !peer.is_loopback() && self.answered.len() < MAX_ANSWERED {
+            self.answered.insert(peer);
+        }
+    }
+
+    /// Shows to whoever reads the counters how much is in use.
+    pub(super) fn show_in_use(&self) {
+        self.counters
+            .set_in_use(self.desk.registry.len(), self.slots.used());
+    }
+
     /// Releases the registration with this number, if it is still there.
     pub(super) fn release(&mut self, id: registry::Id) {
         if let Some(registration) = self.desk.registry.release(id) {
             registration.holder.release();
+            self.show_in_use();
         }
     }
 }
@@ -119,6 +150,8 @@ impl Server {
     /// The end of every request: its outcome is counted and, where it is a refusal, audited.
     pub(super) fn conclude(&self, state: &mut State, outcome: &Outcome<'_>) {
         state.counters.count(outcome);
+        state.remember_answered(outcome);
+        state.show_in_use();
         if state.settings.debug > 0 {
             self.log.note(Level::Debug, describe(outcome));
         }

@@ -74,6 +74,7 @@ impl Server {
             );
         }
         state.store = Some(store);
+        state.show_in_use();
     }
 
     /// A kept connection as the holder of its name, if it is one and its node still lives.

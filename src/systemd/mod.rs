@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -82,6 +83,16 @@ impl Notifier {
             let _ = sd_notify::notify(states);
         }
     }
+}
+
+/// The folder that systemd made for the daemon (`RuntimeDirectory=`), where it made one.
+#[must_use]
+pub fn runtime_directory() -> Option<PathBuf> {
+    let folders = std::env::var_os("RUNTIME_DIRECTORY")?;
+    // Several are separated by colons; the first is as good as any.
+    std::env::split_paths(&folders)
+        .next()
+        .filter(|folder| folder.is_absolute())
 }
 
 /// The name under which a listening socket is kept; a colon can't be in one.

@@ -1,9 +1,10 @@
 //! Which epmd a test drives, and one run of it to its end.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
@@ -95,6 +96,17 @@ impl Epmd {
     }
 }
 
+/// Starts `command`, and says so where there is no such program.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    command.spawn().unwrap_or_else(|error| match error.kind() {
+        ErrorKind::NotFound => panic!(
+            "{:?} is not installed; tests/run installs what the tests need",
+            command.get_program()
+        ),
+        _ => panic!("{command:?}: {error}"),
+    })
+}
+
 /// Runs `command` to its end; fails the test if it takes longer than [`PATIENCE`].
 pub(crate) fn finish(command: &mut Command) -> Output {
     finish_within(command, PATIENCE).unwrap_or_else(|| panic!("{command:?} does not end"))
@@ -107,11 +119,7 @@ pub(crate) fn finish_within(command: &mut Command, time: Duration) -> Option<Out
     let [stdout, stderr] = streams
         .each_ref()
         .map(|file| Stdio::from(file.try_clone().expect("a second descriptor")));
-    let mut child = command
-        .stdout(stdout)
-        .stderr(stderr)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut child = spawn(command.stdout(stdout).stderr(stderr));
     let end = Instant::now() + time;
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child's status") {

@@ -9,7 +9,6 @@
 //! A test's thread goes to a host for the length of a call ([`Host::enter`]): sockets that are made
 //! there stay that host's.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::PATIENCE;
-use super::binary::{Output, finish};
+use super::binary::{Output, finish, spawn};
 use super::wire::{Answer, ask, frame};
 
 /// Where epmd listens on every host.
@@ -290,14 +289,6 @@ fn set_mounts(hosts: &Path) {
 fn in_a_thread<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(act).join())
         .unwrap_or_else(|reason| panic::resume_unwind(reason))
-}
-
-/// Starts a program, and says so where it is not there.
-fn spawn(command: &mut Command) -> Child {
-    command.spawn().unwrap_or_else(|error| match error.kind() {
-        ErrorKind::NotFound => panic!("{:?} is not installed", command.get_program()),
-        _ => panic!("{command:?}: {error}"),
-    })
 }
 
 /// Makes a connection fail a test that waits for it for too long.

@@ -194,7 +194,9 @@ impl<'h> Service<'h> {
 
     /// Writes its file anew and has it read again; returns when that is done, well or not.
     pub(crate) fn reload(&self, config: &str) {
-        let reloads = |said: &str| said.matches("reloaded: ").count();
+        // A good one is told as "reloaded: ", a bad one as "not reloaded".
+        let reloads =
+            |said: &str| said.matches("reloaded: ").count() + said.matches("not reloaded").count();
         let before = reloads(&self.said());
         fs::write(&self.config, config).expect("a written file");
         self.signal(Signal::SIGHUP);
