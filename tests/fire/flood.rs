@@ -50,6 +50,15 @@ pub(crate) enum Then {
     Ignore,
 }
 
+/// When a flood ends.
+#[derive(Default)]
+pub(crate) struct Ends {
+    /// Nothing is opened any more.
+    pub(crate) burnt_down: AtomicBool,
+    /// The daemon has let go of everything: whoever does not read can't know.
+    pub(crate) let_go: AtomicBool,
+}
+
 /// What became of it, as the strangers saw it.
 #[derive(Debug, Default)]
 pub(crate) struct Burnt {
@@ -57,20 +66,19 @@ pub(crate) struct Burnt {
     pub(crate) opened: usize,
     /// Bytes that they were given.
     pub(crate) bytes: usize,
-    /// Connections that the daemon had not closed [`PATIENCE`] after the end.
+    /// Connections of which they never saw the end.
     pub(crate) left_open: usize,
 }
 
 impl Flood {
-    /// Attacks `to` from `host` until `over`, and then waits until the daemon has closed everything.
-    pub(crate) fn burn(&self, host: &Host, to: IpAddr, over: &AtomicBool) -> Burnt {
-        let burnt = thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS)
-                .map(|number| {
-                    scope.spawn(move || host.enter(|| Thread::new(self, to, number).run(over)))
-                })
-                .collect();
-            threads.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>()
+    /// Attacks `to` from `host`, and waits until the daemon has closed everything.
+    pub(crate) fn burn(&self, host: &Host, to: IpAddr, ends: &Ends) -> Burnt {
+        let burnt: Vec<Burnt> = thread::scope(|scope| {
+            let start = |number| {
+                scope.spawn(move || host.enter(|| Thread::new(self, to, number).run(ends)))
+            };
+            let threads: Vec<_> = (0..THREADS).map(start).collect();
+            threads.into_iter().map(|it| it.join().unwrap()).collect()
         });
         burnt.into_iter().fold(Burnt::default(), |all, one| Burnt {
             opened: all.opened + one.opened,
@@ -86,7 +94,7 @@ struct Thread<'f> {
     to: SocketAddr,
     epoll: Epoll,
     places: Vec<Place>,
-    /// The number of the next connection, and how far it is to the one after it.
+    /// The number of the next connection; the threads take turns at them.
     next: usize,
     open: usize,
     burnt: Burnt,
@@ -127,38 +135,45 @@ impl<'f> Thread<'f> {
         }
     }
 
-    fn run(mut self, over: &AtomicBool) -> Burnt {
-        let mut end = None;
+    fn run(mut self, ends: &Ends) -> Burnt {
+        let mut give_up = None;
         let mut next_look = Instant::now();
         loop {
             let now = Instant::now();
-            if over.load(Ordering::Relaxed) {
-                let end = *end.get_or_insert(now + PATIENCE);
-                if self.open == 0 || now >= end {
+            let burning = !ends.burnt_down.load(Ordering::Relaxed);
+            if !burning {
+                let give_up = *give_up.get_or_insert(now + 2 * PATIENCE);
+                let let_go = ends.let_go.load(Ordering::Relaxed);
+                if self.open == 0 || now >= give_up || (let_go && self.flood.then == Then::Ignore) {
                     break;
                 }
             }
             if now >= next_look {
-                self.look_after_all(now, end.is_none());
+                self.look_after_all(now, burning);
                 next_look = now + TICK;
             }
-            let mut events = [EpollEvent::empty(); BATCH];
-            let tick = EpollTimeout::try_from(TICK).unwrap();
-            let count = match self.epoll.wait(&mut events, tick) {
-                Err(Errno::EINTR) => 0,
-                count => count.unwrap(),
-            };
-            for event in &events[..count] {
-                let at = usize::try_from(event.data()).unwrap();
-                self.attend(at, event.events());
-                // Where nothing is paused, the next one follows the last.
-                if self.flood.pause.is_zero() && self.places[at].stream.is_none() && !over.load(Ordering::Relaxed) {
-                    self.open(at, Instant::now());
-                }
-            }
+            self.attend_to_all(burning);
         }
         self.burnt.left_open = self.open;
         self.burnt
+    }
+
+    /// Waits for what happens to the connections.
+    fn attend_to_all(&mut self, burning: bool) {
+        let mut events = [EpollEvent::empty(); BATCH];
+        let tick = EpollTimeout::try_from(TICK).unwrap();
+        let count = match self.epoll.wait(&mut events, tick) {
+            Err(Errno::EINTR) => 0,
+            count => count.unwrap(),
+        };
+        for event in &events[..count] {
+            let at = usize::try_from(event.data()).unwrap();
+            self.attend_to(at, event.events());
+            // Where nothing is paused, the next one follows the last.
+            if burning && self.flood.pause.is_zero() && self.places[at].stream.is_none() {
+                self.open(at, Instant::now());
+            }
+        }
     }
 
     /// Opens what is due, and lets drip what drips.
@@ -195,15 +210,22 @@ impl<'f> Thread<'f> {
             socket.set_recv_buffer_size(4096).unwrap();
         }
         bind_late(&socket);
-        socket.bind(&SocketAddr::new(place.source.into(), 0).into()).unwrap();
+        socket
+            .bind(&SocketAddr::new(place.source.into(), 0).into())
+            .unwrap();
         match socket.connect(&self.to.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
                 panic!("{} to {}: {error}", place.source, self.to)
             }
             _ => {}
         }
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.epoll.add(&socket, EpollEvent::new(flags, at as u64)).unwrap();
+        let flags = EpollFlags::EPOLLIN
+            | EpollFlags::EPOLLOUT
+            | EpollFlags::EPOLLRDHUP
+            | EpollFlags::EPOLLET;
+        self.epoll
+            .add(&socket, EpollEvent::new(flags, at as u64))
+            .unwrap();
         place.stream = Some(socket.into());
         place.number = self.next;
         place.connected = false;
@@ -215,7 +237,7 @@ impl<'f> Thread<'f> {
     }
 
     /// Something has happened to a connection.
-    fn attend(&mut self, at: usize, what: EpollFlags) {
+    fn attend_to(&mut self, at: usize, what: EpollFlags) {
         let place = &mut self.places[at];
         let Some(stream) = &mut place.stream else {
             return;
