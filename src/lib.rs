@@ -25,6 +25,8 @@ pub mod client;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod control;
+#[forbid(unsafe_code)]
 pub mod counters;
 #[forbid(unsafe_code)]
 pub mod desk;
@@ -38,6 +40,8 @@ pub mod log;
 pub mod metrics;
 #[forbid(unsafe_code)]
 pub mod outcome;
+#[forbid(unsafe_code)]
+pub mod refused;
 #[forbid(unsafe_code)]
 pub mod registry;
 #[forbid(unsafe_code)]

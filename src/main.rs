@@ -8,13 +8,15 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use hardened_epmd::client;
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
+use hardened_epmd::control::{self, CONTROL_SOCKET};
 use hardened_epmd::doctor;
 use hardened_epmd::exit::Exit;
 use hardened_epmd::log::{Level, Log};
-use hardened_epmd::server::control::CONTROL_SOCKET;
+use hardened_epmd::refused;
 use hardened_epmd::server::listen::{self, Bound, ListenError};
 use hardened_epmd::server::{self, Keeping, Start, budget};
 use hardened_epmd::sys;
@@ -22,6 +24,11 @@ use hardened_epmd::systemd::inherited::{self, Inherited};
 use hardened_epmd::systemd::store::Store;
 use hardened_epmd::systemd::{self, KeptSettings, Notifier};
 use hardened_epmd::wire::Request;
+
+/// How long a service waits for a port that somebody else holds.
+const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(5);
+/// How long it waits between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run().into()
@@ -51,6 +58,8 @@ fn run() -> Exit {
             Ok((port, _)) => client::started(port),
             Err(_) => Exit::Failure,
         },
+        Command::Status { json } => control::status(json),
+        Command::Refused { since, json } => refused::run(since.as_deref(), json),
         Command::Help => print(&config::help()),
         Command::Version => print(&config::version()),
     }
@@ -282,15 +291,26 @@ fn sockets(
         }
     }
     let plan = listen::plan(settings.listen.as_deref());
-    let (ours, others) = listen::in_plan(ours, &plan, settings.port);
+    let (mut ours, others) = listen::in_plan(ours, &plan, settings.port);
     systemd::give_up_listeners(others);
-    listen::bind(&plan, settings.port, ours).map_err(|error| match error {
-        ListenError::Taken(address) => taken(mode, address),
-        error => {
-            eprintln!("epmd: {error}");
-            Exit::Failure
+    let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
+    loop {
+        match listen::bind(&plan, settings.port, &ours) {
+            Ok(mut bound) => {
+                bound.listeners.append(&mut ours);
+                return Ok(bound);
+            }
+            // systemd would start it again at once, and again: rather wait here for the port.
+            Err(ListenError::Taken(_)) if mode == Mode::Systemd && Instant::now() < deadline => {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            Err(ListenError::Taken(address)) => return Err(taken(mode, address)),
+            Err(error) => {
+                eprintln!("epmd: {error}");
+                return Err(Exit::Failure);
+            }
         }
-    })
+    }
 }
 
 /// The port is taken. By an epmd: then there is one, which is all that erl wants of `epmd -daemon`.

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE};
@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::Gauge;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -49,13 +50,18 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts the exporter's thread.
+    /// Starts the exporter's thread. `started`: when the daemon did.
     ///
     /// # Errors
     /// No thread, or no event loop, can be had.
-    pub fn start(counters: Arc<Counters>, descriptors: usize, log: Log) -> io::Result<Self> {
+    pub fn start(
+        counters: Arc<Counters>,
+        descriptors: usize,
+        started: SystemTime,
+        log: Log,
+    ) -> io::Result<Self> {
         let (listen, changes) = watch::channel(None);
-        let metrics = Metrics::new(counters, descriptors).map_err(io::Error::other)?;
+        let metrics = Metrics::new(counters, descriptors, started).map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -165,10 +171,20 @@ struct Metrics {
     registered: IntGauge,
     open: IntGauge,
     descriptors: IntGaugeVec,
+    /// When the daemon started, in seconds since 1970 UTC.
+    started: f64,
 }
 
 impl Metrics {
-    fn new(counters: Arc<Counters>, descriptors: usize) -> prometheus::Result<Self> {
+    fn new(
+        counters: Arc<Counters>,
+        descriptors: usize,
+        started: SystemTime,
+    ) -> prometheus::Result<Self> {
+        let started = started
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64();
         let registry = Registry::new();
         let requests = IntCounterVec::new(
             Opts::new("epmd_requests_total", "Requests by operation and outcome."),
@@ -209,6 +225,7 @@ impl Metrics {
             registered,
             open,
             descriptors: used,
+            started,
         })
     }
 
@@ -260,6 +277,18 @@ impl Metrics {
         self.descriptors
             .with_label_values(&["used"])
             .set(gauge(open_descriptors() as u64));
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut families = self.registry.gather();
+        // In the unit's sandbox /proc/stat, from which the crate takes it, is not there.
+        for family in families
+            .iter_mut()
+            .filter(|f| f.name() == "process_start_time_seconds")
+        {
+            for metric in family.mut_metric() {
+                let mut gauge = Gauge::default();
+                gauge.set_value(self.started);
+                metric.set_gauge(gauge);
+            }
+        }
+        TextEncoder::new().encode_to_string(&families)
     }
 }

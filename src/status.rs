@@ -102,6 +102,8 @@ pub struct InForce {
     pub allow: Vec<String>,
     /// Whether anybody else is refused.
     pub enforce: bool,
+    /// Names with lists of their own.
+    pub nodes: Vec<String>,
     /// All settings, as `-check_config` prints them.
     pub text: String,
 }
@@ -261,6 +263,7 @@ mod tests {
                 file: None,
                 allow: vec![],
                 enforce: true,
+                nodes: vec![],
                 text: "file: none\n".into(),
             },
             answered: vec![],

@@ -600,6 +600,24 @@ fn bytes_behind_a_request_make_it_none() {
 }
 
 #[test]
+fn bytes_behind_a_request_that_comes_in_pieces_make_it_none() {
+    let daemon = Daemon::start();
+    let mut stream = daemon.connect();
+    let (length, rest) = (2_u16.to_be_bytes(), b"zaz");
+    send(&mut stream, &length);
+    // Until both of these are answered, the length has been read.
+    daemon.assert_alive();
+    daemon.assert_alive();
+    send(&mut stream, rest);
+    let answer = differs(
+        not_found(),
+        Answer::Nothing,
+        "what a request is must not depend on how the network cuts it",
+    );
+    assert_eq!(read_to_end(&mut stream), answer);
+}
+
+#[test]
 fn a_request_may_come_one_byte_at_a_time() {
     let daemon = Daemon::start();
     let node = Node::new("api");

@@ -43,6 +43,18 @@ pub enum Command {
         /// `-json`.
         json: bool,
     },
+    /// `-status`.
+    Status {
+        /// `-json`.
+        json: bool,
+    },
+    /// `-refused [-since Time]`.
+    Refused {
+        /// `-since`, in journalctl's words.
+        since: Option<String>,
+        /// `-json`.
+        json: bool,
+    },
     /// `-started`.
     Started,
     /// `-dump`.
@@ -199,12 +211,19 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
             quote(extra)
         )));
     }
-    let json = matches.opt_present("json");
-    if json && !takes_operands {
-        return Err(CommandLineError::new(
-            "\"-json\" is of no use here; expected it with \"-doctor\"",
-        ));
-    }
+    let with = |name: &str, commands: &[&str]| {
+        let given = matches.opt_present(name);
+        let fits = option.is_some_and(|option| commands.contains(&option.name));
+        if given && !fits {
+            let commands: Vec<_> = commands.iter().map(|c| quote(&format!("-{c}"))).collect();
+            let expected = commands.join(" or ");
+            let text = format!("\"-{name}\" is of no use here; expected it with {expected}");
+            return Err(CommandLineError::new(text));
+        }
+        Ok(given)
+    };
+    let json = with("json", &["doctor", "status", "refused"])?;
+    with("since", &["refused"])?;
     let Some(option) = option else {
         return mode(matches).map(Command::Run);
     };
@@ -212,6 +231,11 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
         "check_config" => Command::CheckConfig,
         "doctor" => Command::Doctor {
             targets: targets(&matches.free)?,
+            json,
+        },
+        "status" => Command::Status { json },
+        "refused" => Command::Refused {
+            since: matches.opt_strs("since").pop(),
             json,
         },
         "names" => Command::Names,

@@ -133,8 +133,18 @@ pub const OPTIONS: &[OptionSpec] = &[
         value: None,
         operands: None,
         section: Section::Regular,
-        brief: "With -doctor: print one JSON object instead of lines.",
+        brief: "With -doctor, -status or -refused: print JSON instead of lines.",
         more: "",
+        stock: false,
+    },
+    OptionSpec {
+        name: "since",
+        short: None,
+        value: Some("Time"),
+        operands: None,
+        section: Section::Regular,
+        brief: "With -refused: only what was refused since then, in journalctl's words.",
+        more: "Such as \"2026-11-22 03:00\", yesterday, or -2h.",
         stock: false,
     },
     OptionSpec {
@@ -242,6 +252,27 @@ pub const OPTIONS: &[OptionSpec] = &[
         stock: false,
     },
     OptionSpec {
+        name: "status",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Interactive,
+        brief: "Print what the running epmd is doing: names, requests by outcome, refusals by source, \
+                and how near the limits are.",
+        more: "For root and the daemon's own user. With -json as one JSON object.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "refused",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Interactive,
+        brief: "Print who was refused, from journald: a line for each source.",
+        more: "With -json a JSON object for each.",
+        stock: false,
+    },
+    OptionSpec {
         name: "help",
         short: None,
         value: None,
@@ -344,8 +375,19 @@ fn synopsis() -> String {
     wrap(&mut text, "usage: epmd ", &items, SYNOPSIS_WIDTH);
     for (stock, options) in [(true, "[-d|-debug] [-port No]"), (false, "[Option...]")] {
         let commands = of(Section::Interactive).filter(|o| o.stock == stock);
-        let commands: Vec<_> = commands.map(OptionSpec::synopsis).collect();
-        let _ = writeln!(text, "       epmd {options} [{}]", commands.join("|"));
+        let mut line = String::new();
+        for command in commands.map(OptionSpec::synopsis) {
+            let begin = format!("       epmd {options} [");
+            if line.is_empty() {
+                line = begin + &command;
+            } else if line.len() + command.len() + 2 > WIDTH {
+                let _ = writeln!(text, "{line}]");
+                line = begin + &command;
+            } else {
+                line = line + "|" + &command;
+            }
+        }
+        let _ = writeln!(text, "{line}]");
     }
     text
 }
@@ -408,7 +450,8 @@ mod tests {
         );
         assert!(usage.contains("\n       epmd [-d|-debug] [-port No] [-names|-started|"));
         assert!(usage.contains(
-            "\n       epmd [Option...] [-check_config|-doctor [Node@Host ...]|-help|-version]\n"
+            "\n       epmd [Option...] [-check_config|-doctor [Node@Host ...]|-status]\n\
+             \x20      epmd [Option...] [-refused|-help|-version]\n"
         ));
         assert!(usage.contains("\nRegular options\n    -d\n    -debug\n        Tell every"));
         assert!(usage.contains("\nDbgExtra options\n    -packet_timeout Seconds\n"));

@@ -102,6 +102,12 @@ impl Sources {
         Ok((settings.port, warning))
     }
 
+    /// Whether the command line or the environment says a port.
+    #[must_use]
+    pub fn gives_port(&self) -> bool {
+        self.options.port.is_some() || self.environment.port.is_some()
+    }
+
     /// The file that is in force, opened and read, with its full name.
     fn read(&self) -> ReadFile {
         let named = self.options.config.as_deref();

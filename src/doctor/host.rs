@@ -4,10 +4,12 @@
 //! decided apart from getting them. Called by `doctor`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 
 use super::judge::{self, Listed};
 use super::kernel::{self, Listening, Make, Owners, Process};
@@ -62,14 +64,19 @@ pub(super) fn examine(in_force: &InForce) -> Host {
     if names.is_some() {
         findings.push(answers(registered));
     }
-    findings.extend(settings(in_force, &seen));
-    findings.extend(serves_everyone(&seen, in_force.settings.as_ref()));
-    let own = own_network();
+    let own = own_networks();
+    let own_addresses: Vec<_> = own.iter().map(IpNet::addr).collect();
+    findings.extend(settings(in_force, &seen, &own_addresses));
+    findings.extend(serves_everyone(
+        &seen,
+        in_force.settings.as_ref(),
+        for_others(&own),
+    ));
     let mut nodes = Vec::new();
     for (name, port) in registered {
         let (name, sockets) = (escape_name(name), at(*port));
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.address).collect();
-        findings.push(distribution(&name, *port, &addresses, own));
+        findings.push(distribution(&name, *port, &addresses, for_others(&own)));
         let owner = sockets.first().and_then(|socket| owners.of(socket));
         if let Some(full) = owner.and_then(|owner| kernel::has_full_name(owner.pid)) {
             nodes.push((name, full));
@@ -97,14 +104,22 @@ fn names(port: u16) -> Option<Vec<(Vec<u8>, u16)>> {
     })
 }
 
-/// An address of this host's that others may reach, and its network.
-fn own_network() -> Option<ipnet::Ipv4Net> {
-    getifaddrs().ok()?.find_map(|interface| {
-        let address = interface.address?.as_sockaddr_in()?.ip();
-        let mask = interface.netmask?.as_sockaddr_in()?.ip();
-        let net = ipnet::Ipv4Net::with_netmask(address, mask).ok()?;
-        (!address.is_loopback()).then_some(net)
-    })
+/// This host's addresses, with their networks.
+fn own_networks() -> Vec<IpNet> {
+    let interfaces = getifaddrs().into_iter().flatten();
+    let ip = |address: SockaddrStorage| -> Option<IpAddr> {
+        let v4 = address.as_sockaddr_in().map(|a| a.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
+    };
+    interfaces
+        .filter_map(|i| IpNet::with_netmask(ip(i.address?)?, ip(i.netmask?)?).ok())
+        .collect()
+}
+
+/// The one of them that others are likely to use.
+fn for_others(own: &[IpNet]) -> Option<IpNet> {
+    let v4 = |net: &&IpNet| net.addr().is_ipv4() && !net.addr().is_loopback();
+    own.iter().find(v4).copied()
 }
 
 /// Who listens on epmd's port, and where.
@@ -170,7 +185,7 @@ fn answers(registered: &[(Vec<u8>, u16)]) -> Finding {
 }
 
 /// Which settings are in force, and what is wrong with the file.
-fn settings(in_force: &InForce, seen: &Seen<'_>) -> Vec<Finding> {
+fn settings(in_force: &InForce, seen: &Seen<'_>, own: &[IpAddr]) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some((first, more)) = &in_force.broken {
         let more = match more {
@@ -197,7 +212,7 @@ fn settings(in_force: &InForce, seen: &Seen<'_>) -> Vec<Finding> {
         asked: Some(asked), ..
     }) = told
     {
-        let silent: Vec<_> = never_asked(&settings.rules.allow, asked)
+        let silent: Vec<_> = never_asked(&settings.rules.allow, asked, own)
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -235,7 +250,11 @@ fn which_settings(settings: &Settings, told: bool, make: Option<Make>) -> String
 }
 
 /// The warning that this host's epmd answers whoever asks, where that is known.
-fn serves_everyone(seen: &Seen<'_>, settings: Option<&Settings>) -> Option<Finding> {
+fn serves_everyone(
+    seen: &Seen<'_>,
+    settings: Option<&Settings>,
+    own: Option<IpNet>,
+) -> Option<Finding> {
     if seen
         .sockets
         .iter()
@@ -243,8 +262,6 @@ fn serves_everyone(seen: &Seen<'_>, settings: Option<&Settings>) -> Option<Findi
     {
         return None;
     }
-    let port = seen.port;
-    let rule = format!("nft insert rule inet filter input iifname != \"lo\" tcp dport {port} drop");
     match seen.make? {
         Make::Stock => Some(Finding::warn(
             Check::Listen,
@@ -252,7 +269,8 @@ fn serves_everyone(seen: &Seen<'_>, settings: Option<&Settings>) -> Option<Findi
             "stock epmd tells whoever reaches it the names and ports of this host's nodes",
             format!(
                 "Put hardened-epmd in its place, which serves this host and the networks in access.allow; or let \
-                 nobody but the cluster's hosts reach port {port}: admit each, then\n  {rule}"
+                 nobody but the cluster's hosts reach its port, for example by\n{}",
+                only_from(own, seen.port, true)
             ),
         )),
         Make::Ours => {
@@ -279,13 +297,19 @@ fn serves_everyone(seen: &Seen<'_>, settings: Option<&Settings>) -> Option<Findi
     }
 }
 
+/// Rules that let this host and its own network alone reach a port.
+fn only_from(own: Option<IpNet>, port: u16, over_ipv6: bool) -> String {
+    let network = own.map_or_else(|| "10.0.3.0/24".to_owned(), |net| net.trunc().to_string());
+    let rule = "  nft insert rule inet filter input iifname != \"lo\"";
+    let v6 = match over_ipv6 {
+        true => format!("\n{rule} meta nfproto ipv6 tcp dport {port} drop"),
+        false => String::new(),
+    };
+    format!("{rule} ip saddr != {network} tcp dport {port} drop{v6}")
+}
+
 /// Whether a registered node's port is listened on, and where.
-fn distribution(
-    name: &str,
-    port: u16,
-    addresses: &[IpAddr],
-    own: Option<ipnet::Ipv4Net>,
-) -> Finding {
+fn distribution(name: &str, port: u16, addresses: &[IpAddr], own: Option<IpNet>) -> Finding {
     let everywhere = addresses.iter().any(IpAddr::is_unspecified);
     let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let list = list.join(", ");
@@ -302,8 +326,7 @@ fn distribution(
             ),
         )
     } else if everywhere {
-        let address = own.map_or_else(|| [127, 0, 0, 1].into(), |net| net.addr());
-        let network = own.map_or_else(|| "10.0.3.0/24".to_owned(), |net| net.trunc().to_string());
+        let address = own.map_or_else(|| Ipv4Addr::LOCALHOST.into(), |net| net.addr());
         Finding::warn(
             Check::Distribution,
             Code::DistributionListensEverywhere,
@@ -313,10 +336,10 @@ fn distribution(
             ),
             format!(
                 "Bind it to the address that the cluster uses, at its start:\n  \
-                 -kernel inet_dist_use_interface {}\n\
-                 or admit the cluster's hosts alone to that port (fixed by inet_dist_listen_min and _max), for example by\n  \
-                 nft insert rule inet filter input iifname != \"lo\" ip saddr != {network} tcp dport {port} drop",
-                erlang_address(address.into())
+                 -kernel inet_dist_use_interface '{}'\n\
+                 or admit the cluster's hosts alone to that port (fixed by inet_dist_listen_min and _max), for example by\n{}",
+                erlang_address(address),
+                only_from(own, port, addresses.iter().any(IpAddr::is_ipv6))
             ),
         )
     } else {
@@ -348,7 +371,7 @@ mod tests {
     }
 
     fn everyone(enforce: bool) -> Settings {
-        let all = ["0.0.0.0/0", "::/0"].map(|n| n.parse::<ipnet::IpNet>().unwrap());
+        let all = ["0.0.0.0/0", "::/0"].map(|n| n.parse::<IpNet>().unwrap());
         Settings {
             rules: Rules {
                 allow: if enforce {
@@ -404,7 +427,7 @@ mod tests {
         let every = [socket("0.0.0.0")];
         let loopback = [socket("127.0.0.1"), socket("::1")];
         let code = |sockets: &[Listening], make, settings: Option<&Settings>| {
-            serves_everyone(&seen(sockets, make), settings).map(|f| f.code)
+            serves_everyone(&seen(sockets, make), settings, None).map(|f| f.code)
         };
         let said = Some(Some(Code::EpmdServesEveryone));
         let nobody = Settings::default();
@@ -437,7 +460,7 @@ mod tests {
             assert_eq!(finding.result, Grade::Warn);
             let remedy = finding.remedy.unwrap();
             assert!(
-                remedy.contains("inet_dist_use_interface {10,77,0,1}"),
+                remedy.contains("inet_dist_use_interface '{10,77,0,1}'"),
                 "{remedy}"
             );
             assert!(
@@ -455,6 +478,7 @@ mod tests {
             let mut settings = everyone(true);
             settings.file = Some("/etc/epmd.toml".into());
             let told = asked.map(|asked| Told {
+                ports: [4369].into(),
                 settings: settings.clone(),
                 asked: Some(asked),
             });
@@ -465,7 +489,7 @@ mod tests {
                 told,
             }
         };
-        let find = |in_force: &InForce, make| settings(in_force, &seen(&[], make));
+        let find = |in_force: &InForce, make| settings(in_force, &seen(&[], make), &[]);
         let by_file = find(&in_force(false, None), Some(Make::Ours));
         assert!(
             by_file[0]

@@ -80,7 +80,6 @@ pub fn run(sources: &Sources, targets: &[Target], json: bool) -> Exit {
 /// Finds out by which settings this host's epmd goes. A mistake in the command line is one in the
 /// question; in the environment or the file, it is a finding.
 fn in_force(sources: &Sources) -> Result<InForce, Exit> {
-    let told = told::ask_the_daemon();
     let (loaded, broken) = match sources.load() {
         Ok(settings) => (Some(settings), None),
         Err(errors) => {
@@ -96,11 +95,14 @@ fn in_force(sources: &Sources) -> Result<InForce, Exit> {
             (None, first.map(|first| (first, more)))
         }
     };
-    let settings = told.as_ref().map(|told| told.settings.clone()).or(loaded);
-    let port = match &settings {
-        Some(settings) => settings.port,
-        None => sources.client_port().map_or(DEFAULT_PORT, |(port, _)| port),
+    let port = sources.client_port().map_or(DEFAULT_PORT, |(port, _)| port);
+    // Who asks about another port asks about another epmd.
+    let told = told::ask_the_daemon().filter(|t| !sources.gives_port() || t.ports.contains(&port));
+    let port = match &told {
+        Some(told) if !told.ports.contains(&port) => told.settings.port,
+        _ => port,
     };
+    let settings = told.as_ref().map(|told| told.settings.clone()).or(loaded);
     Ok(InForce {
         port,
         settings,

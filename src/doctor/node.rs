@@ -98,7 +98,7 @@ fn resolved(host: &str, address: IpAddr, others: &[IpAddr]) -> Finding {
     let also = match others.as_slice() {
         [] => String::new(),
         others => format!(
-            " (and {}, which OTP asks for in no default)",
+            " (also {}, which nodes use where they are told to)",
             others.join(", ")
         ),
     };
@@ -360,7 +360,7 @@ mod tests {
         assert!(
             finding
                 .message
-                .starts_with("api.test is 10.77.0.1 (and fd77::1")
+                .starts_with("api.test is 10.77.0.1 (also fd77::1")
         );
     }
 

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::Path;
@@ -23,19 +22,16 @@ use tokio::time::{sleep, timeout};
 use super::PAUSE_AFTER_ERROR;
 use super::state::{Server, State};
 use crate::config;
+use crate::control::STATUS_REQUEST;
 use crate::log::Level;
 use crate::outcome::{Operation, Verdict};
 use crate::registry::Cursor;
 use crate::status::{InForce, Limits, Refused, Registered, Status, Use, kind_name, rfc3339};
 
-/// Where the socket is, unless systemd gave the daemon a folder of its own.
-pub const CONTROL_SOCKET: &str = "/run/epmd/control.sock";
-/// What a client sends.
-pub const STATUS_REQUEST: &[u8] = b"status\n";
 /// How long a client may take, in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many clients are served at once.
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 16;
 
 /// Makes the socket.
 ///
@@ -128,9 +124,7 @@ async fn serve(server: &Server, client: UnixStream, listening: &[String]) -> io:
 
 /// The daemon as it is now.
 fn status(server: &Server, state: &State, listening: &[String]) -> Status {
-    let started = SystemTime::now()
-        .checked_sub(server.now())
-        .unwrap_or(SystemTime::UNIX_EPOCH);
+    let started = server.started_at();
     let at = |since_start: Duration| rfc3339(started.checked_add(since_start).unwrap_or(started));
     let mut registrations = Vec::new();
     let mut cursor = Cursor::START;
@@ -188,8 +182,14 @@ fn status(server: &Server, state: &State, listening: &[String]) -> Status {
             file: settings.file.as_ref().map(|f| f.display().to_string()),
             allow: settings.rules.allow.iter().map(|n| n.to_string()).collect(),
             enforce: settings.rules.enforce,
+            nodes: settings
+                .rules
+                .nodes
+                .keys()
+                .map(|n| String::from_utf8_lossy(n).into_owned())
+                .collect(),
             text: config::show(settings),
         },
-        answered: state.answered.iter().copied().collect::<Vec<IpAddr>>(),
+        answered: state.answered.iter().copied().collect(),
     }
 }

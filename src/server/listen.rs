@@ -99,11 +99,11 @@ pub fn plan(listen: Option<&[IpAddr]>) -> Vec<IpAddr> {
 }
 
 /// Binds the plan's addresses to one port (0: one that the kernel chooses) and listens. `ours` listen
-/// there already.
+/// there already, and are not among those that are given.
 ///
 /// # Errors
 /// One address that is taken or refused is enough, and nothing is bound then.
-pub fn bind(plan: &[IpAddr], port: u16, ours: Vec<TcpListener>) -> Result<Bound, ListenError> {
+pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, ListenError> {
     let have: Vec<_> = ours
         .iter()
         .filter_map(|l| l.local_addr().ok())
@@ -115,15 +115,13 @@ pub fn bind(plan: &[IpAddr], port: u16, ours: Vec<TcpListener>) -> Result<Bound,
         .copied()
         .collect();
     let mut tries = 1;
-    let mut bound = loop {
+    loop {
         match try_bind(&plan, port) {
             Err(ListenError::Taken(_)) if port == 0 && tries < TRIES => tries += 1,
-            Err(ListenError::NoneLeft(_)) if !ours.is_empty() => break Bound::default(),
-            result => break result?,
+            Err(ListenError::NoneLeft(_)) if !ours.is_empty() => return Ok(Bound::default()),
+            result => return result,
         }
-    };
-    bound.listeners.splice(0..0, ours);
-    Ok(bound)
+    }
 }
 
 /// Of sockets that listen already, those that belong to a plan, and the others.
@@ -278,10 +276,10 @@ mod tests {
         let address = other.local_addr().unwrap();
         let plan = plan(Some(&[]));
         assert!(
-            matches!(bind(&plan, address.port(), Vec::new()), Err(ListenError::Taken(a)) if a == address)
+            matches!(bind(&plan, address.port(), &[]), Err(ListenError::Taken(a)) if a == address)
         );
         drop(other);
-        let bound = bind(&plan, 0, Vec::new()).unwrap();
+        let bound = bind(&plan, 0, &[]).unwrap();
         let ports: HashSet<u16> = bound
             .listeners
             .iter()

@@ -242,7 +242,12 @@ impl Control {
         let state = state.borrow();
         let listen = state.settings.metrics;
         if self.exporter.is_none() && listen.is_some() {
-            match Exporter::start(Arc::clone(&state.counters), *descriptors, log.clone()) {
+            match Exporter::start(
+                Arc::clone(&state.counters),
+                *descriptors,
+                self.server.started_at(),
+                log.clone(),
+            ) {
                 Ok(exporter) => self.exporter = Some(exporter),
                 Err(error) => log.note(Level::Error, format!("no metrics: {error}")),
             }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -120,8 +120,9 @@ impl State {
     /// or need not be in it.
     fn remember_answered(&mut self, outcome: &Outcome<'_>) {
         let answered = matches!(outcome.verdict, Verdict::Answered | Verdict::Unknown);
-        let peer = outcome.ends.peer.ip();
-        if answered && !peer.is_loopback() && self.answered.len() < MAX_ANSWERED {
+        let (peer, local) = (outcome.ends.peer.ip(), outcome.ends.local.ip());
+        let from_elsewhere = !peer.is_loopback() && peer != local;
+        if answered && from_elsewhere && self.answered.len() < MAX_ANSWERED {
             self.answered.insert(peer);
         }
     }
@@ -145,6 +146,13 @@ impl Server {
     /// Time as the audit counts it.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// When the daemon started, by the wall clock.
+    pub(super) fn started_at(&self) -> SystemTime {
+        SystemTime::now()
+            .checked_sub(self.now())
+            .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// The end of every request: its outcome is counted and, where it is a refusal, audited.

@@ -92,6 +92,8 @@ impl Server {
         }
         let held = self.holders.hold(stream);
         if held.is_gone() {
+            // A node that has sent something more is still there, and has to hear of it.
+            held.release();
             return None;
         }
         match held.watch(record.id) {

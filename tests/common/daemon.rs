@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use super::binary::{Epmd, Output, finish, text, under_test};
 use super::host::{free_port, has_ipv6, listeners, process};
 use super::wire::{Answer, Node, Registration, ask, frame, masked, register};
-use super::{PATIENCE, wait_for};
+use super::{connect, wait_for};
 
 /// How a daemon is to be started.
 pub(crate) struct Setup {
@@ -202,12 +202,7 @@ impl Daemon {
 
     /// A connection to it at this address.
     pub(crate) fn connect_to(&self, address: IpAddr) -> TcpStream {
-        let stream = TcpStream::connect_timeout(&(address, self.port).into(), PATIENCE)
-            .unwrap_or_else(|error| panic!("{address} port {}: {error}", self.port));
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_nodelay(true).expect("no delay");
-        stream
+        connect(address, self.port)
     }
 
     /// Sends a request, with its length in front, and reads until the close.

@@ -6,8 +6,10 @@
 //!
 //! - `binary`: which epmd, and one run of it to its end.
 //! - `daemon`: an epmd that runs for the length of a test.
+//! - `erl`: real Erlang nodes.
 //! - `host`: ports, listeners and processes of this host, as /proc shows them.
 //! - `netns`: hosts made of network namespaces.
+//! - `nspawn`: a throwaway host with a real systemd.
 //! - `service`: our epmd on such a host, its file and its audit.
 //! - `wire`: the bytes of requests and answers.
 
@@ -24,11 +26,15 @@
 
 pub(crate) mod binary;
 pub(crate) mod daemon;
+pub(crate) mod erl;
 pub(crate) mod host;
 pub(crate) mod netns;
+pub(crate) mod nspawn;
 pub(crate) mod service;
 pub(crate) mod wire;
 
+use std::io;
+use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails.
@@ -44,4 +50,18 @@ pub(crate) fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) ->
         assert!(Instant::now() < end, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// A connection on which nothing takes longer than [`PATIENCE`].
+pub(crate) fn connect(address: IpAddr, port: u16) -> TcpStream {
+    try_connect(address, port).unwrap_or_else(|error| panic!("{address} port {port}: {error}"))
+}
+
+/// As [`connect`], where there may be nobody to connect to.
+pub(crate) fn try_connect(address: IpAddr, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&(address, port).into(), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

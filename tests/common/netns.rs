@@ -47,7 +47,7 @@ pub(crate) struct Host {
     namespaces: Vec<(OwnedFd, CloneFlags)>,
     folder: TempDir,
     /// What its link leads to.
-    _switch: Option<Arc<Host>>,
+    switch: Option<Arc<Host>>,
 }
 
 /// Hosts of these names, on one link: the first is 10.77.0.1 and fd77::1. All know all names.
@@ -126,7 +126,7 @@ impl Host {
             keeper,
             namespaces,
             folder,
-            _switch: switch,
+            switch,
         };
         host.ip("link set lo up\n");
         host
@@ -181,6 +181,27 @@ impl Host {
         fs::write(&script, lines).expect("a written file");
         let output = self.run(Command::new("ip").arg("-batch").arg(script));
         assert_eq!(output, Output::new(0, "", ""), "ip: {lines}");
+    }
+
+    /// Adds a line to its /etc/hosts.
+    pub(crate) fn add_name(&self, line: &str) {
+        let path = self.file("hosts");
+        let hosts = fs::read_to_string(&path).expect("a file that can be read");
+        // Written in place: another file under the same name would not be the one that is mounted.
+        fs::write(&path, format!("{hosts}{line}\n")).expect("a written file");
+    }
+
+    /// What its link leads to: whatever is on the way from it to the other hosts.
+    pub(crate) fn way(&self) -> &Self {
+        self.switch.as_deref().expect("a host with a link")
+    }
+
+    /// Gives it these rules of `nft`, beside those that it has.
+    pub(crate) fn nft(&self, rules: &str) {
+        let script = self.file("nft");
+        fs::write(&script, rules).expect("a written file");
+        let output = self.run(Command::new("nft").arg("-f").arg(script));
+        assert_eq!(output, Output::new(0, "", ""), "nft: {rules}");
     }
 
     /// Writes a setting of its kernel, such as `net/ipv6/conf/all/disable_ipv6`.
@@ -264,7 +285,8 @@ impl Drop for Host {
     }
 }
 
-/// Gives the calling thread's mount namespace this /etc/hosts, which nobody else sees.
+/// Gives the calling thread's mount namespace this /etc/hosts and an empty /run, which nobody else
+/// sees: each host's epmd has its control socket in its own.
 fn set_mounts(hosts: &Path) {
     let nothing = None::<&str>;
     mount(
@@ -283,6 +305,8 @@ fn set_mounts(hosts: &Path) {
         nothing,
     )
     .unwrap_or_else(|error| panic!("this machine can't bind-mount over /etc/hosts: {error}"));
+    mount(nothing, "/run", Some("tmpfs"), MsFlags::empty(), nothing)
+        .unwrap_or_else(|error| panic!("this machine can't mount a tmpfs on /run: {error}"));
 }
 
 /// Does something in a thread that ends with it: what is changed of a thread there is nobody else's.

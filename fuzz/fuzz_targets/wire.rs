@@ -1,0 +1,7 @@
+//! See tests/fuzzing/wire.rs.
+#![no_main]
+
+#[path = "../../tests/fuzzing/mod.rs"]
+mod fuzzing;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::run("wire", bytes));

@@ -1,0 +1,141 @@
+//! Socket activation, by our socket unit and by Debian's.
+
+use std::fs;
+use std::path::Path;
+
+use nix::libc;
+
+use super::common::host::process;
+use super::common::wire::{Answer, Node, lookup_answer};
+use super::{PORT, Service, at, hold, local, lookup, on_a_host};
+
+/// Where Debian's erlang-base has it.
+const DEBIANS: &str = "/lib/systemd/system/epmd.socket";
+
+/// The daemon's listening sockets: flags of their descriptors.
+fn listening(service: &Service<'_>) -> Vec<u32> {
+    let pid = service.daemon();
+    let mut inodes = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let table = fs::read_to_string(format!("/proc/{pid}/net/{table}")).expect("a table");
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields[3] == "0A" {
+                inodes.push(format!("socket:[{}]", fields[9]));
+            }
+        }
+    }
+    let all = process::descriptors(pid);
+    let listeners = all
+        .iter()
+        .filter(|(_, target)| inodes.iter().any(|it| target == Path::new(it)));
+    listeners
+        .map(|(number, _)| {
+            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).expect("flags");
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            u32::from_str_radix(flags.expect("flags").trim(), 8).expect("a number")
+        })
+        .collect()
+}
+
+/// Fails unless each listening socket is non-blocking: one whose connection is gone before it is
+/// accepted would hold the daemon up.
+fn assert_non_blocking(service: &Service<'_>) {
+    let flags = listening(service);
+    assert!(!flags.is_empty());
+    for flags in flags {
+        assert_ne!(flags & libc::O_NONBLOCK.cast_unsigned(), 0, "{flags:o}");
+    }
+}
+
+/// Registers, restarts and kills the daemon, and looks the name up after each.
+fn survives(service: &Service<'_>) {
+    let node = Node::new("api");
+    let _holder = hold(&node);
+    let found = || Answer::Bytes(lookup_answer(Some(&node)));
+    assert_eq!(lookup(local(), "api"), found());
+    let sockets = listening(service).len();
+    service.systemctl("restart");
+    assert_eq!(lookup(local(), "api"), found(), "after a restart");
+    let before = service.kill_daemon();
+    assert_eq!(lookup(local(), "api"), found(), "after a kill");
+    service.daemon_after(before);
+    assert_eq!(listening(service).len(), sockets);
+}
+
+#[test]
+fn it_is_started_by_the_first_connection() {
+    on_a_host(|service| {
+        let neighbour = service.neighbour(1);
+        service.must("systemctl start epmd.socket");
+        assert_eq!(service.property("ActiveState"), "inactive");
+        assert_eq!(lookup(local(), "api"), super::unknown());
+        assert_eq!(service.property("ActiveState"), "active");
+        service.wait_for_message("listening on 0.0.0.0:4369, [::]:4369\n");
+        assert_non_blocking(service);
+        assert_eq!(
+            lookup(neighbour.connect(&neighbour.host(), PORT), "api"),
+            Answer::Nothing
+        );
+        survives(service);
+    });
+}
+
+/// Debian's socket unit listens everywhere, for both families at once, and blocking; its users
+/// complain that ERL_EPMD_ADDRESS does nothing.
+#[test]
+fn under_debians_socket_unit_the_named_addresses_are_served() {
+    assert!(
+        Path::new(DEBIANS).exists(),
+        "{DEBIANS} is missing (package erlang-base)"
+    );
+    on_a_host(|service| {
+        service.remove("/etc/systemd/system/epmd.socket");
+        service.must("systemctl daemon-reload");
+        let (named, other) = (service.neighbour(1), service.neighbour(2));
+        service.write(
+            "/etc/default/epmd",
+            format!(
+                "ERL_EPMD_ADDRESS={}\nEPMD_ALLOW=10.77.0.0/16\n",
+                named.host()
+            ),
+        );
+        service.must("systemctl start epmd.socket");
+        assert_eq!(
+            service
+                .must("systemctl show --value -p FragmentPath epmd.socket")
+                .trim_end(),
+            DEBIANS
+        );
+        let node = Node::new("api");
+        {
+            let _holder = hold(&node);
+            let found = || Answer::Bytes(lookup_answer(Some(&node)));
+            assert_eq!(lookup(local(), "api"), found());
+            assert_eq!(lookup(at("::1"), "api"), found());
+            assert_eq!(lookup(at("127.0.1.1"), "api"), found());
+            assert_eq!(lookup(named.connect(&named.host(), PORT), "api"), found());
+            assert_eq!(
+                lookup(other.connect(&other.host(), PORT), "api"),
+                Answer::Nothing
+            );
+            assert_non_blocking(service);
+        }
+        let refusal = format!(
+            "EPMD_REASON=address_not_served EPMD_PEER={} EPMD_LOCAL={}",
+            other.own(),
+            other.host()
+        );
+        super::common::wait_for("the refusal", || {
+            let lines = service.must(&format!(
+                "journalctl --no-pager -o cat -u epmd.service {refusal}"
+            ));
+            (lines.lines().count() == 1).then_some(())
+        });
+        // A node's name is free once its connection's end is seen.
+        super::common::wait_for("the name to be free", || {
+            (lookup(local(), "api") == super::unknown()).then_some(())
+        });
+        survives(service);
+    });
+}
