@@ -166,11 +166,10 @@ impl Server {
                         ..outcome
                     },
                 };
-                let more = matches!(reply, Reply::Listing(_));
-                let sent = match state.answer.as_slice() {
-                    [] => 0,
+                let sent = match (reply, state.answer.as_slice()) {
+                    (Reply::Listing(_), _) | (_, []) => 0,
                     // The close that follows sends the answer and the end in one segment.
-                    answer => match send_now(&stream, answer, !more) {
+                    (_, answer) => match send_now(&stream, answer, true) {
                         Ok(sent) => sent,
                         Err(error) => {
                             self.conclude(&mut state, &cut_off(outcome, &error));
@@ -178,7 +177,7 @@ impl Server {
                         }
                     },
                 };
-                if sent < state.answer.len() || more {
+                if sent < state.answer.len() {
                     let bytes = state.answer.split_off(sent);
                     let ends = with_local(ends, &stream);
                     let outcome = Outcome { ends, ..outcome };
@@ -334,7 +333,7 @@ impl Server {
         }
     }
 
-    /// Sends bytes, and then the lines that are still to be made.
+    /// Sends bytes, and the lines that are still to be made.
     async fn send_all(
         &self,
         stream: TcpStream,
@@ -343,16 +342,18 @@ impl Server {
     ) -> io::Result<()> {
         let stream = into_event_loop(stream)?;
         loop {
+            if let Reply::Listing(listing) = reply {
+                reply = self
+                    .state
+                    .borrow()
+                    .desk
+                    .continue_listing(listing, &mut bytes);
+            }
             send_when_writable(&stream, &bytes).await?;
-            let Reply::Listing(listing) = reply else {
+            let Reply::Listing(_) = reply else {
                 return Ok(());
             };
             bytes.clear();
-            reply = self
-                .state
-                .borrow()
-                .desk
-                .continue_listing(listing, &mut bytes);
             // A long list to a fast reader must not hold up the others.
             tokio::task::yield_now().await;
         }
