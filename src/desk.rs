@@ -11,6 +11,8 @@ use crate::wire::{self, Decoded, NameFault, Node, Request};
 
 /// How many bytes of a listing are made at a time: so much memory a slow reader of a long list costs.
 pub const LISTING_CHUNK: usize = 8 * 1024;
+/// A listing of so many names is answered on the spot.
+const LISTED_AT_ONCE: usize = 64;
 
 /// What holds a name: a node's connection, as the desk sees it.
 pub trait Holder {
@@ -136,7 +138,12 @@ impl<H: Holder> Desk<H> {
                     rest: Cursor::START,
                     dump,
                 };
-                let reply = self.continue_listing(listing, out);
+                // A long one waits for its turn: whoever else has been accepted comes first.
+                let reply = if self.registry.len() <= LISTED_AT_ONCE {
+                    self.continue_listing(listing, out)
+                } else {
+                    Reply::Listing(listing)
+                };
                 end(reply, Verdict::Answered, would)
             }
             Some(Request::Kill) if self.relaxed_command_check || self.registry.is_empty() => {

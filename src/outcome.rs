@@ -215,6 +215,19 @@ pub struct Outcome<'a> {
     pub setting: Option<Setting>,
 }
 
+impl<'a> Outcome<'a> {
+    /// The same request, come to nothing.
+    #[must_use]
+    pub fn failed(self, reason: Reason, setting: Option<Setting>) -> Outcome<'a> {
+        Outcome {
+            verdict: Verdict::Failed,
+            reason: Some(reason),
+            setting,
+            ..self
+        }
+    }
+}
+
 impl Outcome<'_> {
     /// Whether it was, or would have been, refused for who the peer is.
     #[must_use]

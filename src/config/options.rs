@@ -1,8 +1,7 @@
 //! The table of options: what there is, with which value, and what it does.
 //!
-//! The parser in `cli`, the usage text, `-help` and the manual page all come from it, so that they
-//! can't disagree. It reads nothing. Called by `cli` and `main`, and compared with the manual page in
-//! a test.
+//! The parser in `cli`, the usage text and `-help` all come from it, so that they can't disagree. It
+//! reads nothing. Called by `cli` and `main`.
 
 use std::fmt::Write as _;
 
@@ -34,7 +33,7 @@ pub struct OptionSpec {
     pub section: Section,
     /// What it does, for the usage text.
     pub brief: &'static str,
-    /// What else there is to know, for `-help` and the manual page; may be empty.
+    /// What else there is to know, for `-help`; may be empty.
     pub more: &'static str,
     /// Whether stock epmd has it.
     pub stock: bool,
@@ -337,7 +336,7 @@ impl OptionSpec {
 #[must_use]
 pub fn usage() -> String {
     let mut text = synopsis();
-    text.push_str("\nSee epmd -help and the epmd manual page for more.\n");
+    text.push_str("\nSee epmd -help for more.\n");
     describe(&mut text, false);
     text
 }

@@ -67,8 +67,12 @@ impl Server {
             After::Done => {}
             After::Wait(stream) => {
                 let ends = with_local(ends, &stream);
-                let Some((id, bell)) = self.enter(ends) else {
-                    return;
+                let (id, bell) = match self.enter(ends) {
+                    Ok(entered) => entered,
+                    Err(limit) => {
+                        self.fail(ends, Failure::TooMany(limit));
+                        return;
+                    }
                 };
                 let got = buffer.get(..got).unwrap_or_default().to_vec();
                 let server = Rc::clone(self);
@@ -78,8 +82,14 @@ impl Server {
                 });
             }
             After::Unsent(unsent) => {
-                let Some((id, bell)) = self.enter(ends) else {
-                    return;
+                let (id, bell) = match self.enter(ends) {
+                    Ok(entered) => entered,
+                    Err(limit) => {
+                        let outcome = unsent.outcome.with_node(unsent.node.as_deref());
+                        let outcome = outcome.failed(Reason::TooMany, Some(limit));
+                        self.conclude(&mut self.state.borrow_mut(), &outcome);
+                        return;
+                    }
                 };
                 self.state.borrow_mut().slots.answering(id);
                 let server = Rc::clone(self);
@@ -156,11 +166,10 @@ impl Server {
                         ..outcome
                     },
                 };
-                let more = matches!(reply, Reply::Listing(_));
-                let sent = match state.answer.as_slice() {
-                    [] => 0,
+                let sent = match (reply, state.answer.as_slice()) {
+                    (Reply::Listing(_), _) | (_, []) => 0,
                     // The close that follows sends the answer and the end in one segment.
-                    answer => match send_now(&stream, answer, !more) {
+                    (_, answer) => match send_now(&stream, answer, true) {
                         Ok(sent) => sent,
                         Err(error) => {
                             self.conclude(&mut state, &cut_off(outcome, &error));
@@ -168,8 +177,10 @@ impl Server {
                         }
                     },
                 };
-                if sent < state.answer.len() || more {
+                if sent < state.answer.len() {
                     let bytes = state.answer.split_off(sent);
+                    let ends = with_local(ends, &stream);
+                    let outcome = Outcome { ends, ..outcome };
                     return After::Unsent(Unsent::new(stream, bytes, reply, outcome));
                 }
                 drop(stream);
@@ -214,8 +225,8 @@ impl Server {
     }
 
     /// A slot for a connection that has to be waited for, and the bell that rings when it must make
-    /// room; none where there is no room, and then that is its outcome.
-    fn enter(&self, ends: Ends) -> Option<(slots::Id, Rc<Bell>)> {
+    /// room; or the limit that leaves no room for it.
+    fn enter(&self, ends: Ends) -> Result<(slots::Id, Rc<Bell>), Setting> {
         let peer = Peer::new(ends.peer.ip(), ends.local.ip());
         let source = (!peer.is_this_host()).then(|| Source::of(peer.address()));
         let mut state = self.state.borrow_mut();
@@ -227,15 +238,11 @@ impl Server {
                 }
                 id
             }
-            Entry::Full(limit) => {
-                drop(state);
-                self.fail(ends, Failure::TooMany(limit));
-                return None;
-            }
+            Entry::Full(limit) => return Err(limit),
         };
         let bell = Rc::new(Bell::new());
         state.waiting.insert(id, Rc::clone(&bell));
-        Some((id, bell))
+        Ok((id, bell))
     }
 
     fn leave(&self, id: slots::Id) {
@@ -311,19 +318,13 @@ impl Server {
         } = unsent;
         let outcome = outcome.with_node(node.as_deref());
         let deadline = Instant::now() + self.state.borrow().settings.limits.request_timeout;
-        let failed = |reason, setting| Outcome {
-            verdict: Verdict::Failed,
-            reason: Some(reason),
-            setting,
-            ..outcome
-        };
         let outcome = tokio::select! {
             biased;
-            limit = bell.rung() => failed(Reason::TooMany, Some(limit)),
+            limit = bell.rung() => outcome.failed(Reason::TooMany, Some(limit)),
             sent = timeout_at(deadline, self.send_all(stream, bytes, reply)) => match sent {
                 Ok(Ok(())) => outcome,
                 Ok(Err(error)) => cut_off(outcome, &error),
-                Err(_) => failed(Reason::Timeout, None),
+                Err(_) => outcome.failed(Reason::Timeout, None),
             },
         };
         self.conclude(&mut self.state.borrow_mut(), &outcome);
@@ -332,7 +333,7 @@ impl Server {
         }
     }
 
-    /// Sends bytes, and then the lines that are still to be made.
+    /// Sends bytes, and the lines that are still to be made.
     async fn send_all(
         &self,
         stream: TcpStream,
@@ -341,16 +342,18 @@ impl Server {
     ) -> io::Result<()> {
         let stream = into_event_loop(stream)?;
         loop {
+            if let Reply::Listing(listing) = reply {
+                reply = self
+                    .state
+                    .borrow()
+                    .desk
+                    .continue_listing(listing, &mut bytes);
+            }
             send_when_writable(&stream, &bytes).await?;
-            let Reply::Listing(listing) = reply else {
+            let Reply::Listing(_) = reply else {
                 return Ok(());
             };
             bytes.clear();
-            reply = self
-                .state
-                .borrow()
-                .desk
-                .continue_listing(listing, &mut bytes);
             // A long list to a fast reader must not hold up the others.
             tokio::task::yield_now().await;
         }
@@ -439,9 +442,5 @@ fn cut_off<'a>(outcome: Outcome<'a>, error: &io::Error) -> Outcome<'a> {
     } else {
         Reason::Closed
     };
-    Outcome {
-        verdict: Verdict::Failed,
-        reason: Some(reason),
-        ..outcome
-    }
+    outcome.failed(reason, None)
 }
