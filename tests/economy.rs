@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 
 use common::binary::{Epmd, text};
 use common::daemon::{Daemon, Setup};
+use common::host::process;
 use common::wait_for;
-use common::wire::{Answer, Node};
+use common::wire::{Answer, Node, send};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -119,8 +120,14 @@ fn nothing_wakes_an_idle_daemon() {
     let _alone = alone();
     let daemon = start();
     let _held = hold(&daemon, 0..10);
-    // What was opened and asked nothing leaves no timer behind.
-    drop(daemon.connect());
+    // A connection that was waited for leaves no timer behind.
+    let sockets = || process::sockets(daemon.pid()).len();
+    let without = sockets();
+    let mut half = daemon.connect();
+    send(&mut half, b"\0");
+    wait_for("it to be accepted", || (sockets() > without).then_some(()));
+    drop(half);
+    wait_for("it to be let go", || (sockets() == without).then_some(()));
     assert!(daemon.knows("node_1"));
     // The thread that writes the log may still be on its way to sleep.
     let mut before = sleeps(&daemon);
@@ -193,8 +200,9 @@ impl Drop for Trace {
 #[test]
 fn a_lookup_takes_few_system_calls_however_many_names_there_are() {
     const LOOKUPS: u64 = 500;
-    /// Of each lookup: waiting for it, accept, receive, send, close, and whether there is another.
-    const MOST: f64 = 7.0;
+    /// Of each lookup: waiting for it, accept, receive, send, close, and whether there is another;
+    /// on a busy machine it is now and then looked at twice.
+    const MOST: f64 = 8.0;
     let _alone = alone();
     let daemon = start();
     let mut held = Vec::new();

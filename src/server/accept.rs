@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
+use super::budget::KEPT_BACK;
 use super::state::Server;
 use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE};
 use crate::log::{Level, Log};
@@ -23,6 +24,9 @@ use crate::sys;
 
 /// How many connections are accepted in a row before others get their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
+
+/// How many connections that have to make room may still be there when the next one is accepted.
+const MOST_LEAVING: usize = KEPT_BACK / 4;
 
 /// A listening socket in the event loop.
 pub(super) struct Listener {
@@ -88,6 +92,11 @@ pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infall
             1
         };
         for _ in 0..in_a_row {
+            // Who makes room closes its connection when its turn comes: a flood must not run ahead of
+            // that until there is no descriptor left.
+            while server.state.borrow().leaving >= MOST_LEAVING {
+                tokio::task::yield_now().await;
+            }
             match listener.socket.accept() {
                 Ok((stream, peer)) => server.welcome(stream, peer, &listener, &mut buffer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

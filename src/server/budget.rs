@@ -8,8 +8,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::config::Limits;
 
 /// Descriptors kept back for everything else: standard streams, event loop, signals, log, and
-/// whoever looks at the daemon from outside.
-const KEPT_BACK: usize = 64;
+/// whoever looks at the daemon from outside; and for connections that are about to be closed.
+pub(super) const KEPT_BACK: usize = 64;
 /// Of what is left, requests take at most one part in so many.
 const REQUEST_SHARE: usize = 4;
 

@@ -235,6 +235,7 @@ impl Server {
             Entry::InPlaceOf { id, out, limit } => {
                 if let Some(bell) = state.waiting.remove(&out) {
                     bell.ring(limit);
+                    state.leaving = state.leaving.saturating_add(1);
                 }
                 id
             }
@@ -248,7 +249,9 @@ impl Server {
     fn leave(&self, id: slots::Id) {
         let mut state = self.state.borrow_mut();
         state.slots.leave(id);
-        state.waiting.remove(&id);
+        if state.waiting.remove(&id).is_none() {
+            state.leaving = state.leaving.saturating_sub(1);
+        }
         state.show_in_use();
         if state.slots.used() == 0 {
             self.idle.notify_one();

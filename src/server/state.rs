@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) slots: Slots,
     /// How to tell a connection that it has to make room.
     pub(super) waiting: HashMap<slots::Id, Rc<Bell>>,
+    /// How many have been told so, and have not left yet: their descriptors are still in use.
+    pub(super) leaving: usize,
     pub(super) audit: Audit,
     pub(super) counters: Arc<Counters>,
     /// Peers from elsewhere that were answered, as many as are remembered.
@@ -105,6 +107,7 @@ impl State {
             },
             slots: Slots::new(budget.connections, settings.limits.per_source),
             waiting: HashMap::new(),
+            leaving: 0,
             audit: Audit::new(&settings.audit, Hint::of(&settings)),
             counters: Arc::default(),
             answered: HashSet::new(),

@@ -440,3 +440,41 @@ fn a_storm_of_registrations_succeeds_whole() {
     println!("{NODES} nodes registered in {:?}", start.elapsed());
     assert_all_are_held(&service, &held);
 }
+
+/// Connections that have to make room are closed before others take their place: the descriptors are
+/// enough however fast the others come. Of both families, so that two sockets accept at once.
+#[test]
+fn a_burst_of_half_sent_requests_does_not_use_descriptors_up() {
+    const DESCRIPTORS: usize = 128;
+    const EACH: usize = 500;
+    let _alone = alone();
+    raise_descriptor_limit();
+    let [server, attacker] = hosts();
+    let service = start(&server, DESCRIPTORS, "");
+    service.wait_until_said("the limit of 128 descriptors is good for ");
+    let _name = service.hold(KNOWN);
+    service.signal(Signal::SIGSTOP);
+    let mut burst: Vec<TcpStream> = attacker.enter(|| {
+        let to = [server.v4(), server.v6()].map(|ip| SocketAddr::new(ip, EPMD));
+        let connect = |to| TcpStream::connect_timeout(&to, common::PATIENCE).unwrap();
+        to.iter()
+            .cycle()
+            .take(2 * EACH)
+            .map(|to| connect(*to))
+            .collect()
+    });
+    burst.iter_mut().for_each(|stream| send(stream, b"\0"));
+    service.signal(Signal::SIGCONT);
+    let seen = {
+        let ends = Ends::default();
+        thread::scope(|scope| {
+            let nodes = scope.spawn(|| probe(&server, KNOWN, &ends.burnt_down));
+            thread::sleep(Duration::from_millis(200));
+            ends.burnt_down.store(true, Ordering::Relaxed);
+            nodes.join().unwrap()
+        })
+    };
+    assert!(seen.lookups > 0);
+    let said = service.said();
+    assert!(!said.contains("can't accept"), "{said}");
+}
