@@ -25,7 +25,7 @@ use crate::sys;
 /// How many connections are accepted in a row before others get their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
 
-/// How many connections that have to make room may still be there when the next one is accepted.
+/// How many connections that have to make room may still be there while others are accepted in a row.
 const MOST_LEAVING: usize = KEPT_BACK / 4;
 
 /// A listening socket in the event loop.
@@ -92,11 +92,7 @@ pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infall
             1
         };
         for _ in 0..in_a_row {
-            // Who makes room closes its connection when its turn comes: a flood must not run ahead of
-            // that until there is no descriptor left.
-            while server.state.borrow().leaving >= MOST_LEAVING {
-                tokio::task::yield_now().await;
-            }
+            let leaving = server.state.borrow().leaving;
             match listener.socket.accept() {
                 Ok((stream, peer)) => server.welcome(stream, peer, &listener, &mut buffer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -108,6 +104,11 @@ pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infall
             }
             if !listener.has_more() {
                 ready.clear_ready();
+                break;
+            }
+            // Who makes room closes its connection when its turn comes: a flood must not run ahead of
+            // that until there is no descriptor left. Who needs no room made has nothing to wait for.
+            if server.state.borrow().leaving > leaving.max(MOST_LEAVING) {
                 break;
             }
         }
