@@ -10,12 +10,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
 use super::diagnostic::{Problem, Text, quote};
 use super::nets::{self, ListenOn};
 use super::{Audit, Format, Limits, Origin, Settings, keys, syntax, values};
 use crate::access::Networks;
+
+/// Digits of a number that are shown.
+const MOST_DIGITS: usize = 40;
 
 /// The most of anything that is counted: beyond it, a number is a slip.
 pub(super) const MOST: usize = 1_048_576;
@@ -255,7 +258,7 @@ impl Walk {
                 match number {
                     Ok(number) if (least..=most).contains(&number) => return Some(number),
                     _ => {
-                        let shown: String = n.to_string().chars().take(40).collect();
+                        let shown = show_number(n);
                         format!("{key} is {shown}; expected a whole number from {least} to {most}")
                     }
                 }
@@ -303,9 +306,8 @@ impl Walk {
                 Ok(duration) => return Some(duration),
                 Err(what) => what,
             },
-            DeValue::Integer(n) if n.radix() == 10 && n.as_str().len() < 10 => format!(
-                "{key} is a number without a unit; expected a string with one, such as \"{}s\"",
-                n.as_str()
+            DeValue::Integer(n) if is_short_number(n) => format!(
+                "{key} is a number without a unit; expected a string with one, such as \"{n}s\""
             ),
             other => format!(
                 "{key} is {}; expected a string with numbers and units, such as \"5s\" or \"1m 30s\"",
@@ -384,6 +386,28 @@ impl Walk {
             about_keys: true,
         });
     }
+}
+
+/// A number for a message. Behind an underscore the parser takes any character for a digit: what is no
+/// number by that is shown as a text is, escaped.
+fn show_number(number: &DeInteger<'_>) -> String {
+    let shown = number.to_string();
+    if is_number(&shown) {
+        shown.chars().take(MOST_DIGITS).collect()
+    } else {
+        quote(&shown)
+    }
+}
+
+/// Whether it may have been meant for some seconds.
+fn is_short_number(number: &DeInteger<'_>) -> bool {
+    number.radix() == 10 && number.as_str().len() < 10 && is_number(number.as_str())
+}
+
+/// Digits of any radix, its prefix and a sign.
+fn is_number(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'))
 }
 
 /// Sets what was read, where it could be.

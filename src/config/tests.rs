@@ -590,6 +590,22 @@ fn control_characters_are_escaped() {
     assert!(text.contains("\\u{1b}[2J"), "{text}");
 }
 
+/// What the fuzzer found: behind an underscore the parser takes whatever follows for digits.
+#[test]
+fn control_characters_in_a_number_are_escaped() {
+    for key in ["port", "limits.connections", "limits.request-timeout"] {
+        for number in ["4_9/\u{1b}[2J", "4369_9/8\u{7f}\u{0}", "0x_\u{1b}"] {
+            let text = bad(format!("{key} = {number}\n"));
+            let control = |c: char| c.is_control() && c != '\n';
+            assert!(!text.contains(control), "{text:?}");
+        }
+    }
+    assert_eq!(
+        headlines("port = 4_9\u{1b}"),
+        [r#"1:8: port is "49\u{1b}"; expected a whole number from 0 to 65535"#]
+    );
+}
+
 #[test]
 fn no_bytes_make_it_panic() {
     // Every piece of a whole file, with every kind of byte behind it.
