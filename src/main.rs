@@ -138,7 +138,7 @@ fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
         eprintln!("epmd: can't start the log's thread: {error}");
         Exit::Failure
     })?;
-    let listening: Vec<String> = listeners.iter().filter_map(address).collect();
+    let listening = listen::addresses(listeners.iter());
     log.note(
         Level::Info,
         format!("listening on {}", listening.join(", ")),
@@ -265,10 +265,6 @@ fn keep(
     }
 }
 
-fn address(listener: &TcpListener) -> Option<String> {
-    listener.local_addr().ok().map(|a| a.to_string())
-}
-
 /// The listening sockets: a socket unit's, where there is one, else our own, from before a restart as
 /// far as they are what the settings say.
 fn sockets(
@@ -298,7 +294,7 @@ fn sockets(
         match listen::bind(&plan, settings.port, &ours) {
             Ok(mut bound) => {
                 bound.listeners.append(&mut ours);
-                return Ok(bound);
+                return Ok(bound.with_own_queues());
             }
             // systemd would start it again at once, and again: rather wait here for the port.
             Err(ListenError::Taken(_)) if mode == Mode::Systemd && Instant::now() < deadline => {

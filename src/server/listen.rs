@@ -15,6 +15,8 @@ use nix::sys::socket::setsockopt;
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::queue;
+
 sockopt_impl!(
     /// How long the kernel may keep a connection whose first bytes have not come, in seconds
     /// (`TCP_DEFER_ACCEPT`, tcp(7)).
@@ -48,6 +50,37 @@ pub struct Bound {
     pub listeners: Vec<TcpListener>,
     /// What was skipped, or is not as one might think.
     pub notes: Vec<String>,
+}
+
+impl Bound {
+    /// Gives every address that strangers reach a queue of its own for this host. Sockets from before a
+    /// restart have it already.
+    #[must_use]
+    pub fn with_own_queues(mut self) -> Self {
+        let addresses: Vec<SocketAddr> = self
+            .listeners
+            .iter()
+            .filter_map(|l| l.local_addr().ok())
+            .collect();
+        let is_alone = |address| addresses.iter().filter(|a| **a == address).count() == 1;
+        let mut queues = Vec::new();
+        for listener in &self.listeners {
+            let Ok(address) = listener.local_addr() else {
+                continue;
+            };
+            if address.ip().is_loopback() || !is_alone(address) {
+                continue;
+            }
+            match queue::beside(listener) {
+                Ok(queue) => queues.push(queue),
+                Err(error) => self.notes.push(format!(
+                    "connections of this host to {address} wait among those of all others: {error}"
+                )),
+            }
+        }
+        self.listeners.extend(queues);
+        self
+    }
 }
 
 /// Why the sockets could not be had.
@@ -122,6 +155,17 @@ pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, L
             result => return result,
         }
     }
+}
+
+/// The addresses, each once.
+#[must_use]
+pub fn addresses<'l>(listeners: impl Iterator<Item = &'l TcpListener>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    listeners
+        .filter_map(|l| l.local_addr().ok())
+        .filter(|address| seen.insert(*address))
+        .map(|address| address.to_string())
+        .collect()
 }
 
 /// Of sockets that listen already, those that belong to a plan, and the others.

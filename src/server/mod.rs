@@ -12,6 +12,7 @@ pub mod control;
 mod holders;
 pub mod listen;
 mod own;
+mod queue;
 mod reload;
 mod state;
 mod survival;
@@ -262,7 +263,7 @@ impl Control {
 fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listener>]) {
     match control::bind(path) {
         Ok(socket) => {
-            let listening = listeners.iter().map(|l| l.address.to_string()).collect();
+            let listening = listen::addresses(listeners.iter().map(|l| &l.socket));
             tokio::task::spawn_local(control::answer(Rc::clone(server), socket, listening));
         }
         Err(error) => {
