@@ -13,9 +13,11 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 
+use common::crowd;
+use common::host::process;
 use common::netns::{EPMD, Host, lone_host, network, v4, v6};
 use common::service::{Launch, Service, found, listed};
-use common::wire::Answer;
+use common::wire::{Answer, ask, frame};
 use socket2::SockRef;
 
 const EVERYONE: &str = "[access]\nallow = [\"*\"]\n";
@@ -96,6 +98,29 @@ fn this_host_reaches_itself_at_all_its_addresses() {
     let _name = service.hold("api");
     for address in addresses("127.0.0.1 127.0.1.1 127.9.9.9 ::1 10.77.0.1 fd77::1") {
         assert_eq!(server.ask(address, b"zapi"), found("api"), "{address}");
+    }
+}
+
+/// However many strangers wait to be accepted, this host's nodes do not wait behind them, by whichever
+/// of its addresses they come.
+#[test]
+fn strangers_fill_no_queue_of_this_hosts() {
+    const ROOM: usize = 4;
+    let [server, stranger] = network(["server", "stranger"]);
+    server.sysctl("net/core/somaxconn", &ROOM.to_string());
+    for list in ["", "10.77.0.1,fd77::1"] {
+        let service = told(&server, list).start();
+        let _name = service.hold("api");
+        let ways = addresses("127.0.0.1 127.0.1.1 ::1 10.77.0.1 fd77::1");
+        let connected: Vec<_> = process::paused(service.pid(), || {
+            for address in [server.v4(), server.v6()] {
+                stranger.enter(|| crowd(address, EPMD, ROOM));
+            }
+            ways.iter().map(|way| server.connect(*way)).collect()
+        });
+        for (way, stream) in ways.iter().zip(connected) {
+            assert_eq!(ask(stream, &frame(b"zapi")), found("api"), "{way}");
+        }
     }
 }
 

@@ -167,13 +167,7 @@ impl Daemon {
 
     /// Stops it (SIGSTOP) while `meanwhile` runs, so that all of that is there when it goes on.
     pub(crate) fn paused<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        self.signal(Signal::SIGSTOP);
-        wait_for("the daemon to pause", || {
-            (process::stat(self.pid())?.first()? == "T").then_some(())
-        });
-        let result = meanwhile();
-        self.signal(Signal::SIGCONT);
-        result
+        process::paused(self.pid(), meanwhile)
     }
 
     /// What it wrote to its standard output and error so far.

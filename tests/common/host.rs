@@ -98,9 +98,9 @@ pub(crate) fn listeners(pid: u32, port: u16) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// What /proc says of a process.
+/// What /proc says of a process, and standing still.
 pub(crate) mod process {
-    use super::{BTreeSet, PathBuf, fs};
+    use super::{BTreeSet, PathBuf, Pid, Signal, fs, kill, wait_for};
 
     /// What its open descriptors lead to, in the order of their numbers.
     pub(crate) fn descriptors(pid: u32) -> Vec<(u32, PathBuf)> {
@@ -160,6 +160,18 @@ pub(crate) mod process {
     /// Whether it runs no more (a zombie does not run).
     pub(crate) fn is_over(pid: u32) -> bool {
         stat(pid).is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"))
+    }
+
+    /// Stops it (SIGSTOP) while `meanwhile` runs, so that all of that is there when it goes on.
+    pub(crate) fn paused<T>(pid: u32, meanwhile: impl FnOnce() -> T) -> T {
+        let signal = |signal| kill(Pid::from_raw(pid.cast_signed()), signal).expect("a process");
+        signal(Signal::SIGSTOP);
+        wait_for("the process to pause", || {
+            (stat(pid)?.first()? == "T").then_some(())
+        });
+        let result = meanwhile();
+        signal(Signal::SIGCONT);
+        result
     }
 
     /// All processes.

@@ -33,7 +33,7 @@ pub(crate) mod nspawn;
 pub(crate) mod service;
 pub(crate) mod wire;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -64,4 +64,20 @@ pub(crate) fn try_connect(address: IpAddr, port: u16) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Connections to a daemon that stands still, of which the last one did not fit in the queue any more.
+/// There must be room for `room` there (net.core.somaxconn).
+pub(crate) fn crowd(address: IpAddr, port: u16, room: usize) -> Vec<TcpStream> {
+    const DROPPED: Duration = Duration::from_millis(300);
+    let mut crowd = Vec::new();
+    // One is dropped by the kernel without a word where there is no room.
+    while let Ok(mut stream) = TcpStream::connect_timeout(&(address, port).into(), DROPPED) {
+        // It waits to be accepted once it has sent something: TCP_DEFER_ACCEPT, tcp(7).
+        stream.write_all(&[0]).expect("sent");
+        crowd.push(stream);
+        assert!(crowd.len() < 8 * room, "the queue has no end");
+    }
+    assert!(crowd.len() > room, "only {} waited", crowd.len());
+    crowd
 }

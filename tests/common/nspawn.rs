@@ -354,7 +354,7 @@ impl Neighbour {
     }
 
     /// Does something in a thread that uses the neighbour's network.
-    fn there<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn there<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
         let pid = self.process.id();
         let done = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

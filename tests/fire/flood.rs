@@ -6,7 +6,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +13,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::gettid;
 use socket2::{Domain, Socket, Type};
 
 use crate::common::PATIENCE;
@@ -77,10 +75,7 @@ impl Flood {
     pub(crate) fn burn(&self, host: &Host, to: IpAddr, ends: &Ends) -> Burnt {
         let burnt: Vec<Burnt> = thread::scope(|scope| {
             let start = |number| {
-                scope.spawn(move || {
-                    yield_to_the_attacked();
-                    host.enter(|| Thread::new(self, to, number).run(ends))
-                })
+                scope.spawn(move || host.enter(|| Thread::new(self, to, number).run(ends)))
             };
             let threads: Vec<_> = (0..THREADS).map(start).collect();
             threads.into_iter().map(|it| it.join().unwrap()).collect()
@@ -91,18 +86,6 @@ impl Flood {
             left_open: all.left_open + one.left_open,
         })
     }
-}
-
-/// Lets others have the cores first, from this thread and those that it starts. The attackers stand
-/// for other machines: what the daemon can't keep up with is to be their number, not that they keep
-/// it from running.
-fn yield_to_the_attacked() {
-    let thread = gettid().to_string();
-    let done = Command::new("renice")
-        .args(["-n", "10", "-p", &thread])
-        .output();
-    let done = done.unwrap_or_else(|error| panic!("renice is not installed: {error}"));
-    assert!(done.status.success(), "{done:?}");
 }
 
 /// One thread's share of it.

@@ -1,13 +1,19 @@
 //! Socket activation, by our socket unit and by Debian's.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use nix::libc;
 
 use super::common::host::process;
+use super::common::nspawn::Neighbour;
 use super::common::wire::{Answer, Node, lookup_answer};
-use super::{PORT, Service, at, hold, local, lookup, on_a_host};
+use super::common::{connect, crowd};
+use super::{PORT, Service, at, hold, local, lookup, on_a_host, unknown};
+
+/// How many connections may wait to be accepted.
+const ROOM: usize = 4;
 
 /// Where Debian's erlang-base has it.
 const DEBIANS: &str = "/lib/systemd/system/epmd.socket";
@@ -63,13 +69,38 @@ fn survives(service: &Service<'_>) {
     assert_eq!(listening(service).len(), sockets);
 }
 
+/// Fails unless this host's connections have a queue of their own, whoever else waits.
+fn assert_own_queue(service: &Service<'_>, neighbour: &Neighbour, when: &str) {
+    let here: IpAddr = neighbour.host().parse().expect("an address");
+    let connected = process::paused(service.daemon(), || {
+        let strangers = neighbour.there(|| crowd(here, PORT, ROOM));
+        (local(), connect(here, PORT), strangers)
+    });
+    assert_eq!(lookup(connected.0, "none"), unknown(), "{when}");
+    assert_eq!(lookup(connected.1, "none"), unknown(), "{when}");
+}
+
+/// Of the two sockets of an address both are kept, and they are none the more for a restart.
+#[test]
+fn this_hosts_queue_outlives_the_daemon() {
+    on_a_host(|service| {
+        let neighbour = service.neighbour(1);
+        fs::write("/proc/sys/net/core/somaxconn", ROOM.to_string()).expect("a setting");
+        service.systemctl("start");
+        assert_non_blocking(service);
+        assert_own_queue(service, &neighbour, "after the start");
+        survives(service);
+        assert_own_queue(service, &neighbour, "after a restart and a kill");
+    });
+}
+
 #[test]
 fn it_is_started_by_the_first_connection() {
     on_a_host(|service| {
         let neighbour = service.neighbour(1);
         service.must("systemctl start epmd.socket");
         assert_eq!(service.property("ActiveState"), "inactive");
-        assert_eq!(lookup(local(), "api"), super::unknown());
+        assert_eq!(lookup(local(), "api"), unknown());
         assert_eq!(service.property("ActiveState"), "active");
         service.wait_for_message("listening on 0.0.0.0:4369, [::]:4369\n");
         assert_non_blocking(service);
@@ -134,7 +165,7 @@ fn under_debians_socket_unit_the_named_addresses_are_served() {
         });
         // A node's name is free once its connection's end is seen.
         super::common::wait_for("the name to be free", || {
-            (lookup(local(), "api") == super::unknown()).then_some(())
+            (lookup(local(), "api") == unknown()).then_some(())
         });
         survives(service);
     });
