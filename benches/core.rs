@@ -79,15 +79,7 @@ fn name(number: usize) -> String {
 }
 
 fn node(name: &[u8]) -> Node<'_> {
-    Node {
-        port: 4370,
-        kind: 77,
-        protocol: 0,
-        highest: 6,
-        lowest: 5,
-        name,
-        extra: b"",
-    }
+    Node::new(name, 4370)
 }
 
 fn registry(names: usize) -> Registry<Nobody> {

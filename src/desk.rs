@@ -299,15 +299,7 @@ mod tests {
     }
 
     fn node(name: &str) -> Node<'_> {
-        Node {
-            port: 4370,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name: name.as_bytes(),
-            extra: b"",
-        }
+        Node::new(name.as_bytes(), 4370)
     }
 
     fn ask(

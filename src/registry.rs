@@ -257,18 +257,6 @@ fn next_creation(creation: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn node(name: &[u8], port: u16) -> Node<'_> {
-        Node {
-            port,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name,
-            extra: b"",
-        }
-    }
-
     fn names(registry: &Registry<u32>) -> Vec<String> {
         let mut cursor = Cursor::START;
         let mut all = Vec::new();
@@ -291,14 +279,14 @@ mod tests {
     fn names_are_listed_newest_first_and_gone_ones_oldest_first() {
         let mut registry = Registry::default();
         for name in ["a", "b", "c"] {
-            registry.register(&node(name.as_bytes(), 1), 0, 0);
+            registry.register(&Node::new(name.as_bytes(), 1), 0, 0);
         }
         assert_eq!(names(&registry), ["c", "b", "a"]);
         registry.release_name(b"b");
         registry.release_name(b"a");
         assert_eq!(names(&registry), ["c"]);
         assert_eq!(gone(&registry), ["b", "a"]);
-        registry.register(&node(b"b", 1), 0, 0);
+        registry.register(&Node::new(b"b", 1), 0, 0);
         assert_eq!(names(&registry), ["b", "c"]);
         assert_eq!(gone(&registry), ["a"]);
     }
@@ -307,13 +295,13 @@ mod tests {
     fn a_listing_outlives_names_that_come_and_go() {
         let mut registry = Registry::default();
         for name in ["a", "b", "c", "d"] {
-            registry.register(&node(name.as_bytes(), 1), 0, 0);
+            registry.register(&Node::new(name.as_bytes(), 1), 0, 0);
         }
         let mut cursor = Cursor::START;
         assert_eq!(registry.list(&mut cursor).unwrap().0, b"d");
         registry.release_name(b"d");
         registry.release_name(b"c");
-        registry.register(&node(b"e", 1), 0, 0);
+        registry.register(&Node::new(b"e", 1), 0, 0);
         assert_eq!(registry.list(&mut cursor).unwrap().0, b"b");
         assert_eq!(registry.list(&mut cursor).unwrap().0, b"a");
         assert!(registry.list(&mut cursor).is_none());
@@ -324,7 +312,7 @@ mod tests {
         let mut registry = Registry::default();
         let mut last: Option<u32> = None;
         for _ in 0..1000 {
-            let (id, creation, _) = registry.register(&node(b"api", 1), 0, 0);
+            let (id, creation, _) = registry.register(&Node::new(b"api", 1), 0, 0);
             assert!(creation >= MIN_CREATION);
             if let Some(last) = last {
                 assert_ne!(creation, last);
@@ -341,10 +329,10 @@ mod tests {
         let mut registry = Registry::default();
         for i in 0..3 * MAX_GONE {
             let name = format!("n{i}");
-            let (id, ..) = registry.register(&node(name.as_bytes(), 1), 0, 0);
+            let (id, ..) = registry.register(&Node::new(name.as_bytes(), 1), 0, 0);
             registry.release(id);
             // The same few names again and again must not push the others out of the queue's memory.
-            let (id, ..) = registry.register(&node(b"often", 1), 0, 0);
+            let (id, ..) = registry.register(&Node::new(b"often", 1), 0, 0);
             registry.release(id);
             assert!(registry.gone_order.len() <= 2 * MAX_GONE);
         }
@@ -355,9 +343,9 @@ mod tests {
     #[test]
     fn a_holder_that_is_pushed_out_is_given_back() {
         let mut registry = Registry::default();
-        let (first, _, previous) = registry.register(&node(b"api", 1), 0, 1);
+        let (first, _, previous) = registry.register(&Node::new(b"api", 1), 0, 1);
         assert_eq!(previous, None);
-        let (_, _, previous) = registry.register(&node(b"api", 2), 0, 2);
+        let (_, _, previous) = registry.register(&Node::new(b"api", 2), 0, 2);
         assert_eq!(previous, Some(1));
         assert!(registry.release(first).is_none());
         assert_eq!(registry.find(b"api").unwrap().port, 2);

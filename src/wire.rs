@@ -65,6 +65,22 @@ pub struct Node<'a> {
     pub extra: &'a [u8],
 }
 
+impl<'a> Node<'a> {
+    /// A visible node over TCP and IPv4, as OTP registers them, without extra data.
+    #[must_use]
+    pub fn new(name: &'a [u8], port: u16) -> Self {
+        Self {
+            port,
+            kind: 77,
+            protocol: 0,
+            highest: 6,
+            lowest: 5,
+            name,
+            extra: b"",
+        }
+    }
+}
+
 /// A whole request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
@@ -334,13 +350,8 @@ mod tests {
 
     fn node<'a>(name: &'a [u8], extra: &'a [u8]) -> Node<'a> {
         Node {
-            port: 4370,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name,
             extra,
+            ..Node::new(name, 4370)
         }
     }
 

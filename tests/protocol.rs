@@ -23,6 +23,8 @@ use common::wire::{
     Answer, Node, Registered, frame, is_left_open, lookup_answer, names_answer, read_to_end,
     register, send,
 };
+use nix::sys::socket::getsockopt;
+use nix::{getsockopt_impl, libc, sockopt_impl};
 
 /// The largest value of a request's length field.
 const LONGEST_REQUEST: usize = 3057;
@@ -283,7 +285,7 @@ fn a_name_is_free_when_its_connection_is_reset() {
     nix::sys::socket::setsockopt(
         &holder,
         nix::sys::socket::sockopt::Linger,
-        &nix::libc::linger {
+        &libc::linger {
             l_onoff: 1,
             l_linger: 0,
         },
@@ -294,6 +296,14 @@ fn a_name_is_free_when_its_connection_is_reset() {
     daemon.hold("api");
 }
 
+sockopt_impl!(
+    /// What the kernel knows of a connection (`TCP_INFO`, tcp(7)).
+    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info
+);
+
+/// The state of a connection whose close the other side has.
+const FIN_WAIT2: u8 = 5;
+
 #[test]
 fn a_name_whose_holder_has_just_closed_is_free_at_once() {
     let daemon = Daemon::start();
@@ -302,6 +312,11 @@ fn a_name_whose_holder_has_just_closed_is_free_at_once() {
     let holder = daemon.hold("api");
     assert_eq!(read_after_shutdown(lower_slot), Answer::Nothing);
     let registration = daemon.paused(|| {
+        holder.shutdown(Shutdown::Write).unwrap();
+        // The daemon's side has it; what another core sends next could come before it.
+        wait_for("the close to arrive", || {
+            (getsockopt(&holder, TcpInfo).unwrap().tcpi_state == FIN_WAIT2).then_some(())
+        });
         drop(holder);
         let mut again = daemon.connect();
         send(&mut again, &frame(&Node::new("api").request()));

@@ -134,16 +134,7 @@ mod tests {
     #[test]
     fn answers_to_a_lookup() {
         let mut found = Vec::new();
-        let node = Node {
-            port: 4711,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name: b"api",
-            extra: b"",
-        };
-        wire::encode_found(&node, &mut found);
+        wire::encode_found(&Node::new(b"api", 4711), &mut found);
         for end in END {
             assert_eq!(lookup(&answer(&found, end), b"api"), Lookup::Found(4711));
             assert_eq!(lookup(&answer(&found, end), b"b"), Lookup::NotAnEpmd);

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::accept::Listener;
@@ -272,7 +273,7 @@ impl Server {
             (settings.limits.request_timeout, settings.delay_write)
         };
         let deadline = Instant::now() + timeout;
-        let Ok(stream) = into_event_loop(stream) else {
+        let Ok(mut stream) = into_event_loop(stream) else {
             self.fail(ends, Failure::Closed);
             return;
         };
@@ -284,7 +285,7 @@ impl Server {
             tokio::select! {
                 biased;
                 limit = bell.rung() => break Err(Failure::TooMany(limit)),
-                read = timeout_at(deadline, read_request(&stream, &mut got)) => match read {
+                read = timeout_at(deadline, read_request(&mut stream, &mut got)) => match read {
                     Ok(Ok(())) => break Ok(()),
                     Ok(Err(_)) => break Err(Failure::Closed),
                     Err(_) => break Err(Failure::Timeout),
@@ -343,7 +344,7 @@ impl Server {
         mut bytes: Vec<u8>,
         mut reply: Reply,
     ) -> io::Result<()> {
-        let stream = into_event_loop(stream)?;
+        let mut stream = into_event_loop(stream)?;
         loop {
             if let Reply::Listing(listing) = reply {
                 reply = self
@@ -352,7 +353,7 @@ impl Server {
                     .desk
                     .continue_listing(listing, &mut bytes);
             }
-            send_when_writable(&stream, &bytes).await?;
+            stream.write_all(&bytes).await?;
             let Reply::Listing(_) = reply else {
                 return Ok(());
             };
@@ -407,27 +408,12 @@ fn send_now(stream: &TcpStream, bytes: &[u8], last: bool) -> io::Result<usize> {
 }
 
 /// Reads until there is a whole request, or none that can become one.
-async fn read_request(stream: &tokio::net::TcpStream, got: &mut Vec<u8>) -> io::Result<()> {
+async fn read_request(stream: &mut tokio::net::TcpStream, got: &mut Vec<u8>) -> io::Result<()> {
     while wire::decode(got) == Decoded::Incomplete {
-        stream.readable().await?;
         let mut buffer = [0; READ_AT_ONCE];
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(count) => got.extend(buffer.iter().take(count)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-async fn send_when_writable(stream: &tokio::net::TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        match stream.read(&mut buffer).await? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            count => got.extend(buffer.iter().take(count)),
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -86,40 +87,19 @@ pub(super) async fn answer(server: Rc<Server>, listener: UnixListener, listening
 }
 
 /// One request, one answer.
-async fn serve(server: &Server, client: UnixStream, listening: &[String]) -> io::Result<()> {
+async fn serve(server: &Server, mut client: UnixStream, listening: &[String]) -> io::Result<()> {
     let who = client.peer_cred()?.uid();
     if who != 0 && who != nix::unistd::geteuid().as_raw() {
         return Err(ErrorKind::PermissionDenied.into());
     }
-    let mut request = Vec::new();
-    while !request.ends_with(b"\n") {
-        client.readable().await?;
-        let mut buffer = [0; STATUS_REQUEST.len()];
-        match client.try_read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => request.extend(buffer.iter().take(count)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if request.len() > STATUS_REQUEST.len() {
-            break;
-        }
-    }
+    let mut request = [0; STATUS_REQUEST.len()];
+    client.read_exact(&mut request).await?;
     if request != STATUS_REQUEST {
         return Err(ErrorKind::InvalidData.into());
     }
     let mut answer = serde_json::to_vec(&status(server, &server.state.borrow(), listening))?;
     answer.push(b'\n');
-    let mut rest = answer.as_slice();
-    while !rest.is_empty() {
-        client.writable().await?;
-        match client.try_write(rest) {
-            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    client.write_all(&answer).await
 }
 
 /// The daemon as it is now.

@@ -167,24 +167,13 @@ fn keep_live(store: &mut Store, name: &[u8], registration: &Registration<Held>) 
 }
 
 fn keep_gone(store: &mut Store, name: &[u8], gone: Gone) -> io::Result<()> {
-    let node = Node {
-        port: gone.port,
-        kind: 0,
-        protocol: 0,
-        highest: 0,
-        lowest: 0,
-        name,
-        extra: b"",
+    let record = Record {
+        id: gone.id,
+        creation: gone.creation,
+        since: 0,
+        node: Node::new(name, gone.port),
     };
-    store.keep(
-        &Record {
-            id: gone.id,
-            creation: gone.creation,
-            since: 0,
-            node,
-        },
-        None,
-    )
+    store.keep(&record, None)
 }
 
 /// The registration that a record stands for.

@@ -109,13 +109,8 @@ mod tests {
 
     fn record<'a>(name: &'a [u8], extra: &'a [u8]) -> Record<'a> {
         let node = Node {
-            port: 4370,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name,
             extra,
+            ..Node::new(name, 4370)
         };
         Record {
             id: 7,

@@ -274,15 +274,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     fn record(id: Id, name: &str) -> Record<'_> {
-        let node = Node {
-            port: 1,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name: name.as_bytes(),
-            extra: b"",
-        };
+        let node = Node::new(name.as_bytes(), 1);
         Record {
             id,
             creation: 4,

@@ -118,13 +118,8 @@ mod tests {
 
     fn node<'a>(name: &'a [u8], extra: &'a [u8]) -> Node<'a> {
         Node {
-            port: 4370,
-            kind: 77,
-            protocol: 0,
-            highest: 6,
-            lowest: 5,
-            name,
             extra,
+            ..Node::new(name, 4370)
         }
     }
 

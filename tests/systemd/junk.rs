@@ -47,15 +47,7 @@ fn put(drawer: &(OwnedFd, OwnedFd), message: &[u8], with: &[BorrowedFd<'_>]) {
 
 /// A record as the daemon writes it.
 fn record(id: u64, name: &str) -> Vec<u8> {
-    let node = wire::Node {
-        port: 4711,
-        kind: 77,
-        protocol: 0,
-        highest: 6,
-        lowest: 5,
-        name: name.as_bytes(),
-        extra: b"",
-    };
+    let node = wire::Node::new(name.as_bytes(), 4711);
     Record {
         id,
         creation: 4,
