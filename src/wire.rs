@@ -200,6 +200,10 @@ pub fn name_fault(name: &[u8]) -> Option<NameFault> {
     if name.is_empty() {
         return Some(NameFault::Empty);
     }
+    // Nearly every name is of letters that need no decoding.
+    if name.len() <= MAX_NAME_CHARS && name.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
     if name.len() > MAX_NAME_BYTES {
         return Some(NameFault::TooLong);
     }

@@ -76,8 +76,8 @@ impl Plan {
         Plan {
             kinds,
             names: vec![1, 10, 100, 1_000, 15_000],
-            rounds: 7,
-            requests: 5_000,
+            rounds: 21,
+            requests: 2_000,
             lists: 20,
             starts: 15,
             idle: Duration::from_secs(3),

@@ -154,6 +154,12 @@ impl Audit {
         self.rows_due = untold.map(|r| r.due(self.window)).min();
     }
 
+    /// Whether an outcome may be an event at all. Most are not, and are not worth a look at the clock.
+    #[must_use]
+    pub fn concerns(&self, outcome: &Outcome<'_>) -> bool {
+        outcome.reason.is_some() || self.tells_lookups
+    }
+
     /// Takes one outcome. A reason makes it an event: `would_refuse` where it was answered, `refused`
     /// everywhere else. The caller leaves out a connection that asked nothing (closed, timed out) if
     /// its peer may ask (`Rules::may_ask`): a health check is no event.

@@ -18,19 +18,17 @@ mod state;
 mod survival;
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinError, JoinHandle, LocalSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::config::{Settings, Sources};
@@ -93,9 +91,8 @@ pub fn run(start: Start) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()?;
-    let tasks = LocalSet::new();
-    let result = tasks.block_on(&runtime, serve(start));
+        .build_local(LocalOptions::default())?;
+    let result = runtime.block_on(serve(start));
     // What still holds a name is closed by the kernel with the process, all at once.
     result
 }
@@ -171,22 +168,19 @@ async fn serve(start: Start) -> io::Result<()> {
 }
 
 /// Accepts connections of all listeners until a task ends.
-///
-/// The loops are no tasks of their own: on the way of a lookup, each task is a wake-up more.
 async fn accept_until(
     server: &Rc<Server>,
     listeners: &[Rc<Listener>],
-    mut end: JoinHandle<()>,
+    end: JoinHandle<()>,
 ) -> Result<(), JoinError> {
-    let start = |listener| Box::pin(accept(Rc::clone(server), Rc::clone(listener)));
-    let mut accepting: Vec<_> = listeners.iter().map(start).collect();
-    poll_fn(|context| {
-        for accepting in &mut accepting {
-            let Poll::Pending = accepting.as_mut().poll(context);
-        }
-        Pin::new(&mut end).poll(context)
-    })
-    .await
+    // Each in a task of its own: a wake-up is one listener's, and none of the others is asked.
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn_local(accept(Rc::clone(server), Rc::clone(listener)));
+    }
+    let ended = end.await;
+    accepting.shutdown().await;
+    ended
 }
 
 /// What signals do to the daemon.

@@ -166,7 +166,7 @@ impl Server {
         if state.settings.debug > 0 {
             self.log.note(Level::Debug, describe(outcome));
         }
-        if state.desk.is_event(outcome) {
+        if state.audit.concerns(outcome) && state.desk.is_event(outcome) {
             let before = state.audit.next_due();
             state
                 .audit
