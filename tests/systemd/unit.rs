@@ -38,7 +38,8 @@ fn it_starts_says_so_and_has_no_rights() {
             Answer::Bytes(lookup_answer(Some(&node)))
         );
 
-        service.wait_for_message("listening on 0.0.0.0:4369, [::]:4369\nserving this host alone\n");
+        service.wait_for_message("listening on 0.0.0.0:4369, [::]:4369\n");
+        service.wait_for_message("serving this host alone\n");
         let status = service.must("systemctl status --no-pager --full epmd.service");
         for part in [
             "Active: active (running)",
