@@ -80,7 +80,7 @@ impl Listener {
 pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infallible {
     let mut buffer = [0; READ_AT_ONCE];
     loop {
-        // Each wake-up of the event loop asks all listening sockets: this way of asking is the cheapest.
+        // Nobody else waits for it, so that tokio need not keep a queue of who does.
         let Ok(mut ready) = poll_fn(|context| listener.readable.poll_read_ready(context)).await
         else {
             sleep(PAUSE_AFTER_ERROR).await;

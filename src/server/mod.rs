@@ -18,6 +18,7 @@ mod state;
 mod survival;
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::config::{Settings, Sources};
@@ -135,10 +136,11 @@ async fn serve(start: Start) -> io::Result<()> {
         kept.settings
     });
     let is_kept = kept_settings.is_some();
-    tokio::task::spawn_local(tell_when_due(Rc::clone(&server)));
-    tokio::task::spawn_local(release_when_ended(Rc::clone(&server)));
+    let mut lasting = JoinSet::new();
+    lasting.spawn_local(tell_when_due(Rc::clone(&server)));
+    lasting.spawn_local(release_when_ended(Rc::clone(&server)));
     if let Some(interval) = notifier.watchdog() {
-        tokio::task::spawn_local(tell_the_watchdog(notifier, interval));
+        lasting.spawn_local(tell_the_watchdog(notifier, interval));
     }
     open_control_socket(&server, &control, &listeners);
     let mut control = Control {
@@ -152,9 +154,20 @@ async fn serve(start: Start) -> io::Result<()> {
     control.export_metrics();
     let control = tokio::task::spawn_local(control.until_the_end()?);
     notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
-    accept_until(&server, &listeners, control)
-        .await
-        .map_err(io::Error::other)?;
+    // Each in a task of its own: a wake-up is one listener's, and none of the others is asked.
+    let mut accepting = JoinSet::new();
+    for listener in &listeners {
+        accepting.spawn_local(accept(Rc::clone(&server), Rc::clone(listener)));
+    }
+    let ended = tokio::select! {
+        ended = control => ended,
+        // These end by a mistake of ours alone. A daemon that is deaf at one address, or keeps the names
+        // of dead nodes, is worse than one that is started again.
+        Some(failed) = accepting.join_next() => failed.map(|never| match never {}),
+        Some(failed) = lasting.join_next() => failed.map(|never| match never {}),
+    };
+    ended.map_err(io::Error::other)?;
+    accepting.shutdown().await;
     notifier.stopping();
     // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
     // soon is asked again, of the next process.
@@ -165,22 +178,6 @@ async fn serve(start: Start) -> io::Result<()> {
     };
     server.finish(listeners, patience).await;
     Ok(())
-}
-
-/// Accepts connections of all listeners until a task ends.
-async fn accept_until(
-    server: &Rc<Server>,
-    listeners: &[Rc<Listener>],
-    end: JoinHandle<()>,
-) -> Result<(), JoinError> {
-    // Each in a task of its own: a wake-up is one listener's, and none of the others is asked.
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
-        accepting.spawn_local(accept(Rc::clone(server), Rc::clone(listener)));
-    }
-    let ended = end.await;
-    accepting.shutdown().await;
-    ended
 }
 
 /// What signals do to the daemon.
@@ -271,7 +268,7 @@ fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listene
 }
 
 /// Tells systemd again and again that the event loop turns.
-async fn tell_the_watchdog(notifier: Notifier, interval: Duration) {
+async fn tell_the_watchdog(notifier: Notifier, interval: Duration) -> Infallible {
     loop {
         notifier.alive();
         sleep(interval).await;
@@ -286,7 +283,7 @@ async fn received(signal: &mut Signal) {
 }
 
 /// Tells what the audit has counted when its time has come; sleeps while there is nothing to time.
-async fn tell_when_due(server: Rc<Server>) {
+async fn tell_when_due(server: Rc<Server>) -> Infallible {
     loop {
         let due = server.state.borrow().audit.next_due();
         match due {
@@ -311,7 +308,7 @@ async fn tell_when_due(server: Rc<Server>) {
 }
 
 /// Releases the names whose connections have ended.
-async fn release_when_ended(server: Rc<Server>) {
+async fn release_when_ended(server: Rc<Server>) -> Infallible {
     loop {
         match server.holders.ended().await {
             Ok(ended) => {
