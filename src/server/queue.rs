@@ -5,7 +5,8 @@
 //! host's nodes without ever being accepted. So the address gets a second socket, and the kernel puts
 //! what comes by the loopback interface (that is all that this host sends to itself, whatever its
 //! address) into that one's queue. Called by `listen`, which has bound the first socket alone, so that
-//! another program at the same port has been found out before.
+//! another program at the same port has been found out before; one of the same user that joins later, as
+//! `SO_REUSEPORT` allows, is never chosen.
 
 use std::io;
 use std::net::TcpListener;
@@ -123,6 +124,23 @@ mod tests {
             io::Write::write_all(&mut stream, b"x").unwrap();
             assert!(!takes(&first), "{way}");
             assert!(takes(&second), "{way}");
+        }
+    }
+
+    #[test]
+    fn who_joins_later_gets_nothing() {
+        let first = TcpListener::bind("0.0.0.0:0").unwrap();
+        let address = first.local_addr().unwrap();
+        let second = beside(&first).unwrap();
+        let third = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        third.set_reuse_port(true).unwrap();
+        third.bind(&address.into()).unwrap();
+        third.listen(BACKLOG).unwrap();
+        let third = TcpListener::from(third);
+        for _ in 0..50 {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).unwrap();
+            io::Write::write_all(&mut stream, b"x").unwrap();
+            assert!(takes(&second) && !takes(&third));
         }
     }
 
