@@ -243,7 +243,9 @@ fn this_host_always_gets_in() {
 fn the_limits_of_a_file_that_is_read_again_are_in_force() {
     let [server, peer] = network(["server", "peer"]);
     let service = Service::start(&server, &limits("request-timeout = \"60s\""));
+    let before = sockets(&service);
     let waiting = begin_all(&peer, server.v4(), 3);
+    wait_until_accepted(&service, before + 3);
     service.reload(&limits("per-source = 3\nrequest-timeout = \"1s\""));
     // The newcomer has the new limits; who was there keeps the time that it was given.
     let start = Instant::now();

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,15 +28,16 @@ fn scripts() -> PathBuf {
     all.find(|path| path.is_dir()).expect("RabbitMQ's scripts")
 }
 
-/// One of its programs, with all its files in the host's folder.
+/// One of its programs, with all its files in the host's folder, and with the host's /proc: a broker
+/// looks up its own process there, and a [`Host`] has process ids of its own, but the machine's /proc.
 fn program(host: &Host, name: &str, node: &str) -> Command {
     let cookie = host.file(".erlang.cookie");
     if !cookie.exists() {
         fs::write(&cookie, COOKIE).expect("a cookie");
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).expect("a private cookie");
     }
-    let script: &Path = &scripts().join(name);
-    let mut command = client(script.to_str().expect("a path in UTF-8"));
+    let mut command = client("unshare");
+    command.arg("--mount-proc").arg(scripts().join(name));
     for (variable, file) in [
         ("MNESIA_BASE", "mnesia"),
         ("LOG_BASE", "log"),
@@ -90,10 +91,12 @@ impl<'h> Broker<'h> {
     }
 
     /// Waits until it serves. Its tool waits by itself, but not for the node's registration.
-    fn wait_until_started(&self) {
+    fn wait_until_started(&mut self) {
         let end = Instant::now() + START_PATIENCE;
         let words = ["await_startup", "--timeout", "100"];
         while self.tool("rabbitmqctl", self.node, &words).status != Some(0) {
+            let status = self.child.try_wait().expect("its status");
+            assert_eq!(status, None, "it ended:\n{}", self.log());
             assert!(Instant::now() < end, "{}", self.log());
         }
     }
@@ -139,8 +142,8 @@ fn two_brokers_on_two_hosts_cluster() {
         Service::start(&two, &admitting(&one)),
     ];
     let _own = Service::start(&stranger, "");
-    let brokers = [Broker::start(&one, NODES[0]), Broker::start(&two, NODES[1])];
-    for broker in &brokers {
+    let mut brokers = [Broker::start(&one, NODES[0]), Broker::start(&two, NODES[1])];
+    for broker in &mut brokers {
         broker.wait_until_started();
     }
     brokers[1].control(&["stop_app"]);
