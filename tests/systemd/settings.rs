@@ -32,10 +32,11 @@ fn the_environment_file_says_where_and_whom_to_serve() {
             ),
         );
         service.systemctl("restart");
+        // systemd's own "Started" may stand between the two.
         service.wait_for_message(
-            "listening on 10.77.1.1:4369, 127.0.0.1:4369, 127.0.1.1:4369, [::1]:4369\n\
-             serving this host, 10.77.1.0/24\n",
+            "listening on 10.77.1.1:4369, 127.0.0.1:4369, 127.0.1.1:4369, [::1]:4369\n",
         );
+        service.wait_for_message("serving this host, 10.77.1.0/24\n");
         assert_eq!(from(&neighbour), found());
         assert_eq!(
             lookup(local(), "api"),
