@@ -8,7 +8,8 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::Bound;
-use std::rc::Rc;
+
+use smallvec::SmallVec;
 
 use crate::wire::{self, Node};
 
@@ -16,6 +17,10 @@ use crate::wire::{self, Node};
 pub const MAX_GONE: usize = 1000;
 /// The smallest creation: 0 is "any", 1 to 3 belong to nodes before version 6.
 pub const MIN_CREATION: u32 = 4;
+
+/// A node's name. Nearly all are short enough to stand in the table itself, so that a lookup waits for one
+/// place in memory less.
+type Name = SmallVec<[u8; 24]>;
 
 /// Which registration: a number that is never used again while the daemon runs. Later ones are larger.
 pub type Id = u64;
@@ -68,12 +73,12 @@ impl Cursor {
 /// All names.
 #[derive(Debug)]
 pub struct Registry<H> {
-    names: HashMap<Rc<[u8]>, Registration<H>>,
-    order: BTreeMap<Id, Rc<[u8]>>,
+    names: HashMap<Name, Registration<H>>,
+    order: BTreeMap<Id, Name>,
     next: Id,
-    gone: HashMap<Rc<[u8]>, Gone>,
+    gone: HashMap<Name, Gone>,
     /// Oldest first; an entry whose number is not its name's any more is passed over.
-    gone_order: VecDeque<(Id, Rc<[u8]>)>,
+    gone_order: VecDeque<(Id, Name)>,
     /// Where the first creation of an unknown name comes from.
     random: RandomState,
 }
@@ -118,7 +123,10 @@ impl<H> Registry<H> {
         self.next += 1;
         let (name, creation) = match self.gone.remove_entry(node.name) {
             Some((name, gone)) => (name, next_creation(gone.creation)),
-            None => (Rc::from(node.name), self.first_creation(node.name, id)),
+            None => (
+                Name::from_slice(node.name),
+                self.first_creation(node.name, id),
+            ),
         };
         let registration = Registration {
             id,
@@ -132,7 +140,7 @@ impl<H> Registry<H> {
             since,
             holder,
         };
-        self.order.insert(id, Rc::clone(&name));
+        self.order.insert(id, name.clone());
         self.names.insert(name, registration);
         (id, creation, previous)
     }
@@ -143,10 +151,10 @@ impl<H> Registry<H> {
         let previous = self.release_name(name).map(|r| r.holder);
         let name = match self.gone.remove_entry(name) {
             Some((name, _)) => name,
-            None => Rc::from(name),
+            None => Name::from_slice(name),
         };
         self.next = self.next.max(registration.id.saturating_add(1));
-        self.order.insert(registration.id, Rc::clone(&name));
+        self.order.insert(registration.id, name.clone());
         self.names.insert(name, registration);
         previous
     }
@@ -156,7 +164,7 @@ impl<H> Registry<H> {
     pub fn restore_gone(&mut self, name: &[u8], gone: Gone) -> Option<H> {
         let previous = self.release_name(name).map(|r| r.holder);
         self.next = self.next.max(gone.id.saturating_add(1));
-        self.remember(Rc::from(name), gone);
+        self.remember(Name::from_slice(name), gone);
         previous
     }
 
@@ -182,7 +190,7 @@ impl<H> Registry<H> {
 
     /// Releases the registration with this number.
     pub fn release(&mut self, id: Id) -> Option<Registration<H>> {
-        let name = Rc::clone(self.order.get(&id)?);
+        let name = self.order.get(&id)?.clone();
         self.release_name(&name)
     }
 
@@ -198,8 +206,8 @@ impl<H> Registry<H> {
     }
 
     /// Remembers a name that is gone, and forgets the oldest where there are too many.
-    fn remember(&mut self, name: Rc<[u8]>, gone: Gone) {
-        self.gone_order.push_back((gone.id, Rc::clone(&name)));
+    fn remember(&mut self, name: Name, gone: Gone) {
+        self.gone_order.push_back((gone.id, name.clone()));
         self.gone.insert(name, gone);
         while self.gone.len() > MAX_GONE
             && let Some((id, name)) = self.gone_order.pop_front()
