@@ -194,19 +194,25 @@ impl<'h> Service<'h> {
 
     /// Writes its file anew and has it read again; returns when that is done, well or not.
     pub(crate) fn reload(&self, config: &str) {
+        fs::write(&self.config, config).expect("a written file");
+        self.reread();
+    }
+
+    /// Has it read its file again; returns when that is told, and thereby all that came before it.
+    fn reread(&self) {
         // A good one is told as "reloaded: ", a bad one as "not reloaded".
         let reloads =
             |said: &str| said.matches("reloaded: ").count() + said.matches("not reloaded").count();
         let before = reloads(&self.said());
-        fs::write(&self.config, config).expect("a written file");
         self.signal(Signal::SIGHUP);
         wait_for("the file to be read again", || {
             (reloads(&self.said()) > before).then_some(())
         });
     }
 
-    /// Every whole line that it wrote as JSON and that is an event of the audit.
-    fn events(&self) -> Vec<Value> {
+    /// Every whole line that it wrote as JSON and that is an event of the audit. What is not written yet
+    /// may be missing, unless it has ended.
+    pub(crate) fn events(&self) -> Vec<Value> {
         let said = self.said();
         let whole = said.rfind('\n').map_or("", |end| &said[..end]);
         whole
@@ -234,8 +240,10 @@ impl<'h> Service<'h> {
         event
     }
 
-    /// The events that the test has not seen yet.
+    /// The events that the test has not seen yet, of all requests that have ended. It must be running.
     pub(crate) fn other_events(&self) -> Vec<Value> {
+        // Its log has a thread of its own, so that a client may end before what became of it is told.
+        self.reread();
         let events = self.events().split_off(self.seen.get());
         self.seen.set(self.seen.get() + events.len());
         events

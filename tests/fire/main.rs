@@ -244,7 +244,7 @@ fn burn(what: &str, flood: &Flood, descriptors: usize, settings: &str) {
     // The end tells what is untold, in place of the ends of the windows.
     service.signal(Signal::SIGTERM);
     assert_eq!(service.status().code(), Some(0));
-    let events = service.other_events();
+    let events = service.events();
     let told: u64 = events.iter().map(stands_for).sum();
     assert_eq!(
         usize::try_from(told).unwrap(),
