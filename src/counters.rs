@@ -1,7 +1,7 @@
 //! How many requests ended how, since the start, and how much of what there is room for is used.
 //!
-//! Written by the one thread that serves epmd, at the end of every request; read by any thread, so
-//! that who looks takes no part in serving. Decides nothing.
+//! Written at the end of every request, read by any thread, so that who looks takes no part in serving.
+//! Decides nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,123 +1,210 @@
 //! Accepting connections: one, and then what has to be done with it, before the next.
 //!
-//! A batch accepted first would be lost as a whole if the process were killed. Called by `server`, once
-//! for each listening socket.
+//! A batch accepted first would be lost as a whole if the process were killed. This is a thread of its
+//! own, which waits for the listening sockets and for nothing else: an event loop that also keeps
+//! timers, signals and tasks costs more between two lookups than all that a lookup decides. The sockets
+//! take turns, one connection each. What has to be waited for goes to the event loop (`connection`).
+//! Started by `server`.
 
-use std::cell::Cell;
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::io::unix::AsyncFd;
-use tokio::time::sleep;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::{Notify, oneshot};
 
-use super::budget::KEPT_BACK;
 use super::state::Server;
-use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE};
-use crate::log::{Level, Log};
-use crate::sys;
+use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE, listen};
+use crate::log::Level;
 
-/// How many connections are accepted in a row before others get their turn.
-const ACCEPTS_IN_A_ROW: usize = 32;
+/// What the event loop's own word to the thread is called among the events; the listening sockets have
+/// their places in the list.
+const WORD: u64 = u64::MAX;
+/// accept(2)'s errors are told at most this often.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// How many connections that have to make room may still be there while others are accepted in a row.
-const MOST_LEAVING: usize = KEPT_BACK / 4;
-
-/// A listening socket in the event loop.
+/// A listening socket, and the address that it has.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
-    readable: AsyncFd<OwnedFd>,
     pub(super) address: SocketAddr,
-    /// When it was last said that accept(2) fails.
-    error_told: Cell<Option<Instant>>,
 }
 
 impl Listener {
     pub(super) fn new(socket: TcpListener) -> io::Result<Self> {
         let address = socket.local_addr()?;
-        let readable = sys::watch(&socket)?;
-        let error_told = Cell::new(None);
-        Ok(Self {
-            socket,
-            readable,
-            address,
-            error_told,
-        })
+        Ok(Self { socket, address })
+    }
+}
+
+/// The thread that accepts, as the event loop sees it.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    line: Arc<Line>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// What the event loop and the thread say to each other.
+#[derive(Debug)]
+pub(super) struct Line {
+    rings: EventFd,
+    /// The thread is to end.
+    is_over: AtomicBool,
+    /// The thread has heard it ring.
+    heard: Notify,
+}
+
+impl Acceptor {
+    /// Starts the thread.
+    pub(super) fn start(server: Arc<Server>, listeners: Vec<Listener>) -> io::Result<Self> {
+        let line = Arc::new(Line {
+            rings: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            is_over: AtomicBool::new(false),
+            heard: Notify::new(),
+        });
+        // Level-triggered: what is left in a queue is told of again, without another question.
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
+        epoll.add(&line.rings, readable(WORD))?;
+        for (number, listener) in (0..).zip(&listeners) {
+            epoll.add(&listener.socket, readable(number))?;
+        }
+        let (says_so, ended) = oneshot::channel::<()>();
+        let accepting = Accepting {
+            server,
+            listeners,
+            epoll,
+            line: Arc::clone(&line),
+            error_told: None,
+        };
+        thread::Builder::new()
+            .name("epmd-accept".into())
+            .spawn(move || {
+                accepting.run();
+                // Its sockets are closed by now.
+                drop(says_so);
+            })?;
+        Ok(Self { line, ended })
     }
 
-    /// Whether one more connection waits. Costs a twentieth of an accept(2) that finds none: that one
-    /// makes a socket and a file first.
-    fn has_more(&self) -> bool {
-        let mut listener = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        // Where it can't be told, accept(2) will say.
-        poll(&mut listener, PollTimeout::ZERO) != Ok(0)
+    /// The thread's line, for who wants to know whether it is alive.
+    pub(super) fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.line)
     }
 
-    /// Says that accept(2) fails, at most once a second.
-    fn note_error(&self, error: &io::Error, log: &Log) {
-        const TOLD_EVERY: Duration = Duration::from_secs(1);
+    /// Waits until the thread has ended, whatever ended it.
+    pub(super) async fn ended(&mut self) {
+        // It never says anything: that it can't any more is the sign.
+        let _ = (&mut self.ended).await;
+    }
+
+    /// Has the thread accept what has come already, close the sockets and end.
+    pub(super) async fn stop(mut self) {
+        self.line.is_over.store(true, Ordering::Release);
+        self.line.ring();
+        self.ended().await;
+    }
+}
+
+impl Line {
+    fn ring(&self) {
+        // It fails only where it has rung 2^64 times and nobody came.
+        let _ = self.rings.write(1);
+    }
+
+    /// Waits for a sign of life.
+    pub(super) async fn sign_of_life(&self) {
+        self.ring();
+        self.heard.notified().await;
+    }
+}
+
+/// The thread itself.
+struct Accepting {
+    server: Arc<Server>,
+    listeners: Vec<Listener>,
+    epoll: Epoll,
+    line: Arc<Line>,
+    /// When it was last said that accept(2) fails.
+    error_told: Option<Instant>,
+}
+
+impl Accepting {
+    /// Accepts connections until it is told to end: no error ends it, and none makes it spin.
+    fn run(mut self) {
+        let mut buffer = [0; READ_AT_ONCE];
+        let mut ready = [EpollEvent::empty()];
+        while !self.line.is_over.load(Ordering::Acquire) {
+            match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    self.pause_after(&error.into());
+                    continue;
+                }
+            }
+            let [event] = &ready;
+            if event.data() == WORD {
+                let _ = self.line.rings.read();
+                self.line.heard.notify_one();
+                continue;
+            }
+            let place = usize::try_from(event.data()).unwrap_or(usize::MAX);
+            let Some(listener) = self.listeners.get(place) else {
+                continue; // there is no other number
+            };
+            if !self.server.delay_accept.is_zero() {
+                self.wait_at_most(self.server.delay_accept);
+            }
+            match listener.socket.accept() {
+                Ok((stream, peer)) => {
+                    self.server
+                        .welcome(stream, peer, listener.address, &mut buffer);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => self.pause_after(&error),
+            }
+        }
+        // At most what the queues held: who comes later asks the next process.
+        for listener in &self.listeners {
+            for _ in 0..listen::BACKLOG {
+                let Ok((stream, peer)) = listener.socket.accept() else {
+                    break;
+                };
+                self.server
+                    .welcome(stream, peer, listener.address, &mut buffer);
+            }
+        }
+    }
+
+    /// Waits for better times, and says why, at most once a second.
+    fn pause_after(&mut self, error: &io::Error) {
         if self
             .error_told
-            .get()
             .is_none_or(|told| told.elapsed() >= TOLD_EVERY)
         {
-            self.error_told.set(Some(Instant::now()));
-            log.note(
+            self.error_told = Some(Instant::now());
+            self.server.log.note(
                 Level::Error,
                 format!("can't accept connections for the moment: {error}"),
             );
         }
+        self.wait_at_most(PAUSE_AFTER_ERROR);
     }
-}
 
-/// Accepts connections for ever: no error ends it, and none makes it spin.
-pub(super) async fn accept(server: Rc<Server>, listener: Rc<Listener>) -> Infallible {
-    let mut buffer = [0; READ_AT_ONCE];
-    loop {
-        // Nobody else waits for it, so that tokio need not keep a queue of who does.
-        let Ok(mut ready) = poll_fn(|context| listener.readable.poll_read_ready(context)).await
-        else {
-            sleep(PAUSE_AFTER_ERROR).await;
-            continue;
-        };
-        let delay = server.state.borrow().settings.delay_accept;
-        let in_a_row = if delay.is_zero() {
-            ACCEPTS_IN_A_ROW
-        } else {
-            // Stock's test of a busy server.
-            sleep(delay).await;
-            1
-        };
-        for _ in 0..in_a_row {
-            let leaving = server.state.borrow().leaving;
-            match listener.socket.accept() {
-                Ok((stream, peer)) => server.welcome(stream, peer, &listener, &mut buffer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) if is_of_the_connection(&error) => {}
-                Err(error) => {
-                    listener.note_error(&error, &server.log);
-                    sleep(PAUSE_AFTER_ERROR).await;
-                }
-            }
-            if !listener.has_more() {
-                ready.clear_ready();
-                break;
-            }
-            // Who makes room closes its connection when its turn comes: a flood must not run ahead of
-            // that until there is no descriptor left. Who needs no room made has nothing to wait for.
-            if server.state.borrow().leaving > leaving.max(MOST_LEAVING) {
-                break;
-            }
-        }
-        if ready.ready().is_readable() {
-            tokio::task::yield_now().await;
-        }
+    /// Waits so long, or until the line rings.
+    fn wait_at_most(&self, time: Duration) {
+        let mut line = [PollFd::new(self.line.rings.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        // Where it can't wait, it has not waited: the caller's loop goes on in any case.
+        let _ = poll(&mut line, time);
     }
 }
 

@@ -8,15 +8,16 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::accept::Listener;
-use super::state::{Bell, Server, State};
+use super::state::{Server, State};
 use super::{READ_AT_ONCE, wall_clock};
 use crate::access::Peer;
 use crate::desk::{Reply, Step};
@@ -44,74 +45,76 @@ struct Unsent {
     node: Option<Box<[u8]>>,
 }
 
+/// Rings when a connection has to make room, and says which limit is reached.
+type Bell = oneshot::Receiver<Setting>;
+
 impl Server {
-    /// A new connection. Usually its request is there already, and it is answered and closed when
-    /// this returns.
+    /// A new connection, at a listening socket's address. Usually its request is there already, and it
+    /// is answered and closed when this returns. For the thread that accepts.
     pub(super) fn welcome(
-        self: &Rc<Self>,
+        self: &Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
-        listener: &Listener,
+        local: SocketAddr,
         buffer: &mut [u8; READ_AT_ONCE],
     ) {
-        let ends = self.ends(&stream, peer, listener);
+        let ends = Ends::new(peer, local);
         let (after, got) = match recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN) => (After::Wait(stream), 0),
             Ok(0) | Err(_) => (self.fail(with_local(ends, &stream), Failure::Closed), 0),
-            Ok(got) if self.state.borrow().settings.delay_write.is_zero() => {
+            Ok(got) if self.delay_write.is_zero() => {
                 let bytes = buffer.get(..got).unwrap_or_default();
                 (self.answer(stream, ends, bytes), got)
             }
             Ok(got) => (After::Wait(stream), got),
         };
         match after {
-            After::Done => {}
+            After::Done => return,
             After::Wait(stream) => {
-                let ends = with_local(ends, &stream);
-                let (id, bell) = match self.enter(ends) {
-                    Ok(entered) => entered,
-                    Err(limit) => {
-                        self.fail(ends, Failure::TooMany(limit));
-                        return;
-                    }
-                };
-                let got = buffer.get(..got).unwrap_or_default().to_vec();
-                let server = Rc::clone(self);
-                tokio::task::spawn_local(async move {
-                    server.wait_for_request(stream, ends, got, id, &bell).await;
-                    server.leave(id);
-                });
+                let got = buffer.get(..got).unwrap_or_default();
+                self.let_wait(stream, ends, got.to_vec());
             }
-            After::Unsent(unsent) => {
-                let (id, bell) = match self.enter(ends) {
-                    Ok(entered) => entered,
-                    Err(limit) => {
-                        let outcome = unsent.outcome.with_node(unsent.node.as_deref());
-                        let outcome = outcome.failed(Reason::TooMany, Some(limit));
-                        self.conclude(&mut self.state.borrow_mut(), &outcome);
-                        return;
-                    }
-                };
-                self.state.borrow_mut().slots.answering(id);
-                let server = Rc::clone(self);
-                tokio::task::spawn_local(async move {
-                    server.send_the_rest(unsent, &bell).await;
-                    server.leave(id);
-                });
-            }
+            After::Unsent(unsent) => self.let_read(unsent),
         }
+        self.wait_for_the_leaving();
     }
 
-    /// Both ends of a new connection. The kernel is asked for the local one only where it matters to
-    /// the rules: a loopback peer is this host whatever address it came to.
-    fn ends(&self, stream: &TcpStream, peer: SocketAddr, listener: &Listener) -> Ends {
-        let ends = Ends::new(peer, listener.address);
-        let all_served = self.state.borrow().desk.rules.served.is_none();
-        if ends.peer.ip().is_loopback() && all_served {
-            ends
-        } else {
-            with_local(ends, stream)
-        }
+    /// Has the event loop wait for a connection's request.
+    fn let_wait(self: &Arc<Self>, stream: TcpStream, ends: Ends, got: Vec<u8>) {
+        let ends = with_local(ends, &stream);
+        let (id, mut bell) = match self.enter(ends) {
+            Ok(entered) => entered,
+            Err(limit) => {
+                self.fail(ends, Failure::TooMany(limit));
+                return;
+            }
+        };
+        let server = Arc::clone(self);
+        self.event_loop.spawn(async move {
+            server
+                .wait_for_request(stream, ends, got, id, &mut bell)
+                .await;
+            server.leave(id);
+        });
+    }
+
+    /// Has the event loop send the rest of an answer.
+    fn let_read(self: &Arc<Self>, unsent: Unsent) {
+        let (id, mut bell) = match self.enter(unsent.outcome.ends) {
+            Ok(entered) => entered,
+            Err(limit) => {
+                let outcome = unsent.outcome.with_node(unsent.node.as_deref());
+                let outcome = outcome.failed(Reason::TooMany, Some(limit));
+                self.conclude(&mut self.state(), &outcome);
+                return;
+            }
+        };
+        self.state().slots.answering(id);
+        let server = Arc::clone(self);
+        self.event_loop.spawn(async move {
+            server.send_the_rest(unsent, &mut bell).await;
+            server.leave(id);
+        });
     }
 
     /// A connection that ended without a request.
@@ -130,17 +133,24 @@ impl Server {
             reason: Some(reason),
             setting,
         };
-        self.conclude(&mut self.state.borrow_mut(), &outcome);
+        self.conclude(&mut self.state(), &outcome);
         After::Done
     }
 
     /// Has the desk answer all that a connection has sent, and sends the answer without waiting.
     fn answer(&self, stream: TcpStream, ends: Ends, bytes: &[u8]) -> After {
-        let mut state = self.state.borrow_mut();
-        state.answer.clear();
+        let mut state = self.state();
         let State {
             desk, answer, own, ..
         } = &mut *state;
+        answer.clear();
+        // The kernel is asked for the local address only where it matters to the rules: a loopback peer
+        // is this host whatever address it came to.
+        let ends = if ends.peer.ip().is_loopback() && desk.rules.served.is_none() {
+            ends
+        } else {
+            with_local(ends, &stream)
+        };
         let step = match desk.handle(ends, bytes, answer) {
             Step::End(_, outcome)
                 if outcome.is_refused_for_its_peer() && own.contain(ends.peer.ip()) =>
@@ -227,31 +237,33 @@ impl Server {
 
     /// A slot for a connection that has to be waited for, and the bell that rings when it must make
     /// room; or the limit that leaves no room for it.
-    fn enter(&self, ends: Ends) -> Result<(slots::Id, Rc<Bell>), Setting> {
+    fn enter(&self, ends: Ends) -> Result<(slots::Id, Bell), Setting> {
         let peer = Peer::new(ends.peer.ip(), ends.local.ip());
         let source = (!peer.is_this_host()).then(|| Source::of(peer.address()));
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let id = match state.slots.enter(source) {
             Entry::Free(id) => id,
             Entry::InPlaceOf { id, out, limit } => {
                 if let Some(bell) = state.waiting.remove(&out) {
-                    bell.ring(limit);
+                    // Nobody hears it where that connection is leaving anyway.
+                    let _ = bell.send(limit);
                     state.leaving = state.leaving.saturating_add(1);
                 }
                 id
             }
             Entry::Full(limit) => return Err(limit),
         };
-        let bell = Rc::new(Bell::new());
-        state.waiting.insert(id, Rc::clone(&bell));
+        let (rings, bell) = oneshot::channel();
+        state.waiting.insert(id, rings);
         Ok((id, bell))
     }
 
     fn leave(&self, id: slots::Id) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.slots.leave(id);
         if state.waiting.remove(&id).is_none() {
             state.leaving = state.leaving.saturating_sub(1);
+            self.left.notify_one();
         }
         state.show_in_use();
         if state.slots.used() == 0 {
@@ -266,25 +278,21 @@ impl Server {
         ends: Ends,
         mut got: Vec<u8>,
         id: slots::Id,
-        bell: &Bell,
+        bell: &mut Bell,
     ) {
-        let (timeout, delay) = {
-            let settings = &self.state.borrow().settings;
-            (settings.limits.request_timeout, settings.delay_write)
-        };
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + self.request_timeout();
         let Ok(mut stream) = into_event_loop(stream) else {
             self.fail(ends, Failure::Closed);
             return;
         };
         let read = loop {
             // The daemon ends: a request that has begun to come is waited for, no other.
-            if self.is_ending.get() && got.is_empty() {
+            if self.is_ending.load(Ordering::Relaxed) && got.is_empty() {
                 break Err(Failure::Closed);
             }
             tokio::select! {
                 biased;
-                limit = bell.rung() => break Err(Failure::TooMany(limit)),
+                limit = rung(bell) => break Err(Failure::TooMany(limit)),
                 read = timeout_at(deadline, read_request(&mut stream, &mut got)) => match read {
                     Ok(Ok(())) => break Ok(()),
                     Ok(Err(_)) => break Err(Failure::Closed),
@@ -300,9 +308,9 @@ impl Server {
                 return;
             }
         };
-        self.state.borrow_mut().slots.answering(id);
-        if !delay.is_zero() {
-            sleep(delay).await;
+        self.state().slots.answering(id);
+        if !self.delay_write.is_zero() {
+            sleep(self.delay_write).await;
         }
         match self.answer(stream, ends, &got) {
             After::Unsent(unsent) => self.send_the_rest(unsent, bell).await,
@@ -312,7 +320,7 @@ impl Server {
     }
 
     /// Sends an answer as fast as the peer reads it, within `request-timeout`.
-    async fn send_the_rest(&self, unsent: Unsent, bell: &Bell) {
+    async fn send_the_rest(&self, unsent: Unsent, bell: &mut Bell) {
         let Unsent {
             stream,
             bytes,
@@ -321,17 +329,17 @@ impl Server {
             node,
         } = unsent;
         let outcome = outcome.with_node(node.as_deref());
-        let deadline = Instant::now() + self.state.borrow().settings.limits.request_timeout;
+        let deadline = Instant::now() + self.request_timeout();
         let outcome = tokio::select! {
             biased;
-            limit = bell.rung() => outcome.failed(Reason::TooMany, Some(limit)),
+            limit = rung(bell) => outcome.failed(Reason::TooMany, Some(limit)),
             sent = timeout_at(deadline, self.send_all(stream, bytes, reply)) => match sent {
                 Ok(Ok(())) => outcome,
                 Ok(Err(error)) => cut_off(outcome, &error),
                 Err(_) => outcome.failed(Reason::Timeout, None),
             },
         };
-        self.conclude(&mut self.state.borrow_mut(), &outcome);
+        self.conclude(&mut self.state(), &outcome);
         if reply == Reply::Exit {
             self.killed.notify_one();
         }
@@ -347,11 +355,7 @@ impl Server {
         let mut stream = into_event_loop(stream)?;
         loop {
             if let Reply::Listing(listing) = reply {
-                reply = self
-                    .state
-                    .borrow()
-                    .desk
-                    .continue_listing(listing, &mut bytes);
+                reply = self.state().desk.continue_listing(listing, &mut bytes);
             }
             stream.write_all(&bytes).await?;
             let Reply::Listing(_) = reply else {
@@ -361,6 +365,15 @@ impl Server {
             // A long list to a fast reader must not hold up the others.
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Waits until the bell rings, and says which limit is reached.
+async fn rung(bell: &mut Bell) -> Setting {
+    match bell.await {
+        Ok(limit) => limit,
+        // Its other end is kept for as long as the connection is here.
+        Err(_) => std::future::pending().await,
     }
 }
 

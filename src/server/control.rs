@@ -11,7 +11,6 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -59,9 +58,9 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers for ever.
-pub(super) async fn answer(server: Rc<Server>, listener: UnixListener, listening: Vec<String>) {
+pub(super) async fn answer(server: Arc<Server>, listener: UnixListener, listening: Vec<String>) {
     let slots = Arc::new(Semaphore::new(CLIENTS));
-    let listening = Rc::new(listening);
+    let listening = Arc::new(listening);
     loop {
         // It is never closed.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
@@ -69,8 +68,8 @@ pub(super) async fn answer(server: Rc<Server>, listener: UnixListener, listening
         };
         match listener.accept().await {
             Ok((client, _)) => {
-                let (server, listening) = (Rc::clone(&server), Rc::clone(&listening));
-                tokio::task::spawn_local(async move {
+                let (server, listening) = (Arc::clone(&server), Arc::clone(&listening));
+                tokio::spawn(async move {
                     // A client that goes away, or takes too long, has itself to thank.
                     let _ = timeout(PATIENCE, serve(&server, client, &listening)).await;
                     drop(slot);
@@ -97,7 +96,7 @@ async fn serve(server: &Server, mut client: UnixStream, listening: &[String]) ->
     if request != STATUS_REQUEST {
         return Err(ErrorKind::InvalidData.into());
     }
-    let mut answer = serde_json::to_vec(&status(server, &server.state.borrow(), listening))?;
+    let mut answer = serde_json::to_vec(&status(server, &server.state(), listening))?;
     answer.push(b'\n');
     client.write_all(&answer).await
 }

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -24,7 +24,7 @@ const BATCH: usize = 64;
 /// Watches all connections that hold names.
 #[derive(Debug)]
 pub(super) struct Holders {
-    epoll: Rc<Epoll>,
+    epoll: Arc<Epoll>,
     readable: AsyncFd<OwnedFd>,
 }
 
@@ -32,12 +32,12 @@ pub(super) struct Holders {
 #[derive(Debug)]
 pub(super) struct Held {
     stream: TcpStream,
-    epoll: Rc<Epoll>,
+    epoll: Arc<Epoll>,
 }
 
 impl Holders {
     pub(super) fn new() -> io::Result<Self> {
-        let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         let readable = sys::watch(&epoll.0)?;
         Ok(Self { epoll, readable })
     }
@@ -46,7 +46,7 @@ impl Holders {
     pub(super) fn hold(&self, stream: TcpStream) -> Held {
         Held {
             stream,
-            epoll: Rc::clone(&self.epoll),
+            epoll: Arc::clone(&self.epoll),
         }
     }
 

@@ -1,9 +1,10 @@
 //! The daemon: listeners, connections, limits, signals.
 //!
-//! Moves bytes between sockets and the `desk`, which decides. One thread; a connection whose request
-//! is already there when it is accepted is answered and closed before the next one is accepted, and
-//! never meets the event loop. Only one that has to be waited for becomes a task (`connection`), and
-//! one that registers a name goes to the `holders`. Called by `main`.
+//! Moves bytes between sockets and the `desk`, which decides. A connection whose request is already
+//! there when it is accepted is answered and closed before the next one is accepted, by the thread that
+//! does nothing else (`accept`), and never meets the event loop. Only one that has to be waited for
+//! becomes a task there (`connection`), and one that registers a name goes to the `holders`. Called by
+//! `main`.
 
 mod accept;
 pub mod budget;
@@ -17,16 +18,15 @@ mod reload;
 mod state;
 mod survival;
 
-use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::LocalOptions;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -38,7 +38,7 @@ use crate::metrics::Exporter;
 use crate::systemd::store::{Kept, Store};
 use crate::systemd::{KeptSettings, Notifier};
 use crate::wire;
-use accept::{Listener, accept};
+use accept::{Acceptor, Line, Listener};
 use budget::Budget;
 use holders::Holders;
 use state::{Server, State};
@@ -92,7 +92,7 @@ pub fn run(start: Start) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build_local(LocalOptions::default())?;
+        .build()?;
     let result = runtime.block_on(serve(start));
     // What still holds a name is closed by the kernel with the process, all at once.
     result
@@ -114,22 +114,27 @@ async fn serve(start: Start) -> io::Result<()> {
         .into_iter()
         .map(Listener::new)
         .collect::<io::Result<Vec<_>>>()?;
-    let listeners: Vec<_> = listeners.into_iter().map(Rc::new).collect();
+    let listening = listen::addresses(listeners.iter().map(|l| &l.socket));
     let budget = Budget::new(&settings.limits, descriptors, listeners.len());
     if let Some(shortfall) = budget.shortfall(&settings.limits) {
         log.note(Level::Warning, shortfall);
     }
-    let server = Rc::new(Server {
-        state: RefCell::new(State::new(settings, budget)),
+    let (delay_accept, delay_write) = (settings.delay_accept, settings.delay_write);
+    let server = Arc::new(Server {
+        shared: Mutex::new(State::new(settings, budget)),
+        left: Condvar::new(),
+        event_loop: Handle::current(),
         holders: Holders::new()?,
         log,
         started: Instant::now(),
         audit_due: Notify::new(),
         killed: Notify::new(),
         ending: Notify::new(),
-        is_ending: Cell::new(false),
+        is_ending: AtomicBool::new(false),
         idle: Notify::new(),
         descriptors,
+        delay_accept,
+        delay_write,
     });
     let kept_settings = kept.map(|kept| {
         server.restore(kept.store, kept.registrations);
@@ -137,52 +142,49 @@ async fn serve(start: Start) -> io::Result<()> {
     });
     let is_kept = kept_settings.is_some();
     let mut lasting = JoinSet::new();
-    lasting.spawn_local(tell_when_due(Rc::clone(&server)));
-    lasting.spawn_local(release_when_ended(Rc::clone(&server)));
-    if let Some(interval) = notifier.watchdog() {
-        lasting.spawn_local(tell_the_watchdog(notifier, interval));
-    }
-    open_control_socket(&server, &control, &listeners);
+    lasting.spawn(tell_when_due(Arc::clone(&server)));
+    lasting.spawn(release_when_ended(Arc::clone(&server)));
+    open_control_socket(&server, &control, listening);
     let mut control = Control {
         exporter: None,
-        server: Rc::clone(&server),
+        server: Arc::clone(&server),
         sources,
         listeners: listeners.len(),
         notifier,
         kept_settings,
     };
     control.export_metrics();
-    let control = tokio::task::spawn_local(control.until_the_end()?);
-    notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
-    // Each in a task of its own: a wake-up is one listener's, and none of the others is asked.
-    let mut accepting = JoinSet::new();
-    for listener in &listeners {
-        accepting.spawn_local(accept(Rc::clone(&server), Rc::clone(listener)));
+    let control = control.until_the_end()?;
+    let mut acceptor = Acceptor::start(Arc::clone(&server), listeners)?;
+    if let Some(interval) = notifier.watchdog() {
+        lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.line()));
     }
-    let ended = tokio::select! {
-        ended = control => ended,
-        // These end by a mistake of ours alone. A daemon that is deaf at one address, or keeps the names
-        // of dead nodes, is worse than one that is started again.
-        Some(failed) = accepting.join_next() => failed.map(|never| match never {}),
-        Some(failed) = lasting.join_next() => failed.map(|never| match never {}),
-    };
-    ended.map_err(io::Error::other)?;
-    accepting.shutdown().await;
+    notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
+    // All but the first end by a mistake of ours alone. A daemon that is deaf, or keeps the names of dead
+    // nodes, is worse than one that is started again.
+    tokio::select! {
+        () = control => {}
+        () = acceptor.ended() => return Err(io::Error::other("the thread that accepts has ended")),
+        Some(failed) = lasting.join_next() => {
+            failed.map(|never| match never {}).map_err(io::Error::other)?;
+        }
+    }
     notifier.stopping();
     // Who restarts the service must not wait for a peer that is slow on purpose: what is not finished
     // soon is asked again, of the next process.
     let patience = if is_kept {
         PATIENCE_AT_A_RESTART
     } else {
-        server.state.borrow().settings.limits.request_timeout
+        server.request_timeout()
     };
-    server.finish(listeners, patience).await;
+    acceptor.stop().await;
+    server.finish(patience).await;
     Ok(())
 }
 
 /// What signals do to the daemon.
 struct Control {
-    server: Rc<Server>,
+    server: Arc<Server>,
     sources: Sources,
     listeners: usize,
     notifier: Notifier,
@@ -225,19 +227,17 @@ impl Control {
 
     /// Has the exporter listen where the settings say.
     fn export_metrics(&mut self) {
+        let server = &self.server;
         let Server {
-            state,
-            log,
-            descriptors,
-            ..
-        } = &*self.server;
-        let state = state.borrow();
+            log, descriptors, ..
+        } = &**server;
+        let state = server.state();
         let listen = state.settings.metrics;
         if self.exporter.is_none() && listen.is_some() {
             match Exporter::start(
                 Arc::clone(&state.counters),
                 *descriptors,
-                self.server.started_at(),
+                server.started_at(),
                 log.clone(),
             ) {
                 Ok(exporter) => self.exporter = Some(exporter),
@@ -251,11 +251,10 @@ impl Control {
 }
 
 /// Opens the control socket, or says why there is none.
-fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listener>]) {
+fn open_control_socket(server: &Arc<Server>, path: &Path, listening: Vec<String>) {
     match control::bind(path) {
         Ok(socket) => {
-            let listening = listen::addresses(listeners.iter().map(|l| &l.socket));
-            tokio::task::spawn_local(control::answer(Rc::clone(server), socket, listening));
+            tokio::spawn(control::answer(Arc::clone(server), socket, listening));
         }
         Err(error) => {
             let text = format!(
@@ -267,9 +266,14 @@ fn open_control_socket(server: &Rc<Server>, path: &Path, listeners: &[Rc<Listene
     }
 }
 
-/// Tells systemd again and again that the event loop turns.
-async fn tell_the_watchdog(notifier: Notifier, interval: Duration) -> Infallible {
+/// Tells systemd again and again that the event loop turns, and that connections are accepted.
+async fn tell_the_watchdog(
+    notifier: Notifier,
+    interval: Duration,
+    acceptor: Arc<Line>,
+) -> Infallible {
     loop {
+        acceptor.sign_of_life().await;
         notifier.alive();
         sleep(interval).await;
     }
@@ -283,9 +287,9 @@ async fn received(signal: &mut Signal) {
 }
 
 /// Tells what the audit has counted when its time has come; sleeps while there is nothing to time.
-async fn tell_when_due(server: Rc<Server>) -> Infallible {
+async fn tell_when_due(server: Arc<Server>) -> Infallible {
     loop {
-        let due = server.state.borrow().audit.next_due();
+        let due = server.state().audit.next_due();
         match due {
             None => server.audit_due.notified().await,
             Some(due) => {
@@ -296,11 +300,7 @@ async fn tell_when_due(server: Rc<Server>) -> Infallible {
                 {
                     let log = &server.log;
                     let now = server.now();
-                    server
-                        .state
-                        .borrow_mut()
-                        .audit
-                        .due(now, &mut |event| log.tell(event));
+                    server.state().audit.due(now, &mut |event| log.tell(event));
                 }
             }
         }
@@ -308,11 +308,11 @@ async fn tell_when_due(server: Rc<Server>) -> Infallible {
 }
 
 /// Releases the names whose connections have ended.
-async fn release_when_ended(server: Rc<Server>) -> Infallible {
+async fn release_when_ended(server: Arc<Server>) -> Infallible {
     loop {
         match server.holders.ended().await {
             Ok(ended) => {
-                let mut state = server.state.borrow_mut();
+                let mut state = server.state();
                 ended.into_iter().for_each(|id| state.release(id));
             }
             Err(error) => {
@@ -326,33 +326,27 @@ async fn release_when_ended(server: Rc<Server>) -> Infallible {
 }
 
 impl Server {
-    /// Answers what has come already, waits for the requests in flight, and tells what is untold.
+    /// How long a request may take, and its answer.
+    fn request_timeout(&self) -> Duration {
+        self.state().settings.limits.request_timeout
+    }
+
+    /// Waits for the requests in flight, and tells what is untold.
     ///
-    /// The sockets are closed before the wait: whoever starts epmd again must not find its port held.
+    /// The listening sockets are closed already: whoever starts epmd again must not find its port held.
     /// What systemd keeps of them goes on listening.
-    async fn finish(self: &Rc<Self>, listeners: Vec<Rc<Listener>>, patience: Duration) {
-        let mut buffer = [0; READ_AT_ONCE];
-        for listener in listeners {
-            // At most what the queue held: who comes later asks the next process.
-            for _ in 0..listen::BACKLOG {
-                let Ok((stream, peer)) = listener.socket.accept() else {
-                    break;
-                };
-                self.welcome(stream, peer, &listener, &mut buffer);
-            }
-        }
-        self.is_ending.set(true);
+    async fn finish(&self, patience: Duration) {
+        self.is_ending.store(true, Ordering::Relaxed);
         self.ending.notify_waiters();
         let all_gone = async {
-            while self.state.borrow().slots.used() > 0 {
+            while self.state().slots.used() > 0 {
                 self.idle.notified().await;
             }
         };
         // Who is still there then has had its time.
         let _ = timeout(patience, all_gone).await;
         let now = self.now();
-        self.state
-            .borrow_mut()
+        self.state()
             .audit
             .flush(now, &mut |event| self.log.tell(event));
     }

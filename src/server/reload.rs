@@ -33,7 +33,7 @@ impl Server {
                 format!("can't keep the settings for a restart: {error}"),
             );
         }
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let state = &mut *state;
         let budget = Budget::new(&settings.limits, self.descriptors, listeners);
         let served = state.desk.rules.served.take();

@@ -1,17 +1,19 @@
 //! What all connections share, and the end that every request comes to.
 //!
-//! One thread: a borrow of the state never crosses an `await`. Called by all of `server`.
+//! Two threads change it: the one that accepts, and the event loop. Each holds the lock for one step of
+//! one request, never across an `await` (the compiler sees to that) nor while it waits for a peer. Called
+//! by all of `server`.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
 
-use super::budget::Budget;
+use super::budget::{Budget, KEPT_BACK};
 use super::holders::{Held, Holders};
 use super::own::OwnAddresses;
 use crate::audit::{Audit, Hint, escape_name};
@@ -25,9 +27,17 @@ use crate::slots::{self, Slots};
 use crate::status::MAX_ANSWERED;
 use crate::systemd::store::Store;
 
-/// What all connections share. One thread: a borrow never crosses an `await`.
+/// How many connections that have to make room may still be there when the next one is accepted.
+const MOST_LEAVING: usize = KEPT_BACK / 4;
+
+/// What all connections share.
 pub(super) struct Server {
-    pub(super) state: RefCell<State>,
+    /// See [`Server::state`].
+    pub(super) shared: Mutex<State>,
+    /// One that had to make room has left.
+    pub(super) left: Condvar,
+    /// The event loop, for connections that have to be waited for.
+    pub(super) event_loop: Handle,
     pub(super) holders: Holders,
     pub(super) log: Log,
     /// When the daemon started; the audit's time counts from here.
@@ -39,11 +49,15 @@ pub(super) struct Server {
     /// The daemon ends: who has not begun to ask may go.
     pub(super) ending: Notify,
     /// The same, for a connection that begins to wait after that was told.
-    pub(super) is_ending: Cell<bool>,
+    pub(super) is_ending: AtomicBool,
     /// The last connection has left.
     pub(super) idle: Notify,
     /// Descriptors that the process may have.
     pub(super) descriptors: usize,
+    /// Stock's tests of a busy server: how long it waits before it accepts, and before it answers. From
+    /// the command line alone, so that no reload changes them.
+    pub(super) delay_accept: Duration,
+    pub(super) delay_write: Duration,
 }
 
 pub(super) struct State {
@@ -51,8 +65,8 @@ pub(super) struct State {
     pub(super) desk: Desk<Held>,
     pub(super) slots: Slots,
     /// How to tell a connection that it has to make room.
-    pub(super) waiting: HashMap<slots::Id, Rc<Bell>>,
-    /// How many have been told so, and have not left yet: their descriptors are still in use.
+    pub(super) waiting: HashMap<slots::Id, oneshot::Sender<Setting>>,
+    /// How many have been told so and have not left yet: their descriptors are still in use.
     pub(super) leaving: usize,
     pub(super) audit: Audit,
     pub(super) counters: Arc<Counters>,
@@ -66,34 +80,6 @@ pub(super) struct State {
     pub(super) store: Option<Store>,
     /// Registrations are not kept, and that is told.
     pub(super) keeping_fails: bool,
-}
-
-/// Tells a connection that it has to make room.
-#[derive(Debug)]
-pub(super) struct Bell {
-    pub(super) rings: Notify,
-    /// The limit that is reached.
-    pub(super) limit: Cell<Setting>,
-}
-
-impl Bell {
-    pub(super) fn new() -> Self {
-        Self {
-            rings: Notify::new(),
-            limit: Cell::new(Setting::Connections),
-        }
-    }
-
-    pub(super) fn ring(&self, limit: Setting) {
-        self.limit.set(limit);
-        self.rings.notify_one();
-    }
-
-    /// Waits until it rings, and says which limit is reached.
-    pub(super) async fn rung(&self) -> Setting {
-        self.rings.notified().await;
-        self.limit.get()
-    }
 }
 
 impl State {
@@ -146,6 +132,20 @@ impl State {
 }
 
 impl Server {
+    /// The state, for one step. A panic in another thread does not lock this one out: the daemon ends
+    /// where that was the one that accepts, and a task's connection is that task's own.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while many of those who have to make room are still there: a flood must not run ahead of
+    /// them until there is no descriptor left. Not for the event loop, which is where they leave.
+    pub(super) fn wait_for_the_leaving(&self) {
+        let state = self.state();
+        let many = |state: &mut State| state.leaving > MOST_LEAVING;
+        drop(self.left.wait_while(state, many));
+    }
+
     /// Time as the audit counts it.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
@@ -178,7 +178,7 @@ impl Server {
     }
 
     pub(super) fn whom_it_serves(&self) -> String {
-        self.state.borrow().settings.whom_it_serves()
+        self.state().settings.whom_it_serves()
     }
 }
 

@@ -39,7 +39,7 @@ impl Server {
         // emptied when the daemon was killed.
         numbered.sort_by_key(|(id, _)| *id);
         numbered.dedup_by_key(|(id, _)| *id);
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let registry = &mut state.desk.registry;
         for (id, Kept { record, connection }) in numbered {
             let Ok(record) = Record::decode(&record) else {
