@@ -122,8 +122,8 @@ impl<H: Holder> Desk<H> {
                 end(Reply::Whole, Verdict::Failed, Some(Reason::Malformed))
             }
             Some(Request::Lookup(name)) => match self.registry.find(name) {
-                Some(registration) => {
-                    wire::encode_found(&registration.node(name), out);
+                Some(node) => {
+                    wire::encode_found(&node, out);
                     end(Reply::Whole, Verdict::Answered, would)
                 }
                 None => {
@@ -156,8 +156,8 @@ impl<H: Holder> Desk<H> {
             }
             Some(Request::Stop(_)) if !self.relaxed_command_check => refuse(None),
             Some(Request::Stop(name)) => match self.registry.release_name(name) {
-                Some(registration) => {
-                    registration.holder.release();
+                Some(holder) => {
+                    holder.release();
                     out.extend(wire::STOP_OK);
                     end(Reply::Whole, Verdict::Answered, None)
                 }
@@ -172,10 +172,7 @@ impl<H: Holder> Desk<H> {
                     return end(Reply::Whole, Verdict::Failed, Some(Reason::Malformed));
                 }
                 // A node that was restarted quickly must not hear that its name is in use.
-                let held = self
-                    .registry
-                    .find(node.name)
-                    .map(|held| held.holder.is_gone());
+                let held = self.registry.holder(node.name).map(Holder::is_gone);
                 if held == Some(false) {
                     wire::encode_taken(node.highest, out);
                     return end(Reply::Whole, Verdict::Taken, None);
@@ -222,12 +219,11 @@ impl<H: Holder> Desk<H> {
         while out.len() < LISTING_CHUNK {
             match &mut listing {
                 Listing::Names { rest, dump } => match self.registry.list(rest) {
-                    Some((name, registration)) if *dump => {
-                        let descriptor = registration.holder.descriptor();
-                        wire::encode_active_line(name, registration.port, descriptor, out);
+                    Some(Registration { node, holder, .. }) if *dump => {
+                        wire::encode_active_line(node.name, node.port, holder.descriptor(), out);
                     }
-                    Some((name, registration)) => {
-                        wire::encode_name_line(name, registration.port, out)
+                    Some(Registration { node, .. }) => {
+                        wire::encode_name_line(node.name, node.port, out);
                     }
                     None if *dump => listing = Listing::Gone(0),
                     None => return Reply::Whole,
@@ -239,22 +235,6 @@ impl<H: Holder> Desk<H> {
             }
         }
         Reply::Listing(listing)
-    }
-}
-
-impl<H> Registration<H> {
-    /// The node as it described itself.
-    #[must_use]
-    pub fn node<'a>(&'a self, name: &'a [u8]) -> Node<'a> {
-        Node {
-            port: self.port,
-            kind: self.kind,
-            protocol: self.protocol,
-            highest: self.highest,
-            lowest: self.lowest,
-            name,
-            extra: &self.extra,
-        }
     }
 }
 

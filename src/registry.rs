@@ -4,9 +4,10 @@
 //! in an ordered map, which keeps "newest first". Knows no sockets: who holds a name is a type of
 //! the caller's. Names that are gone are remembered for their creation. Called by `desk` alone.
 
+use std::borrow::Borrow;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::BuildHasher;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Bound;
 
 use smallvec::SmallVec;
@@ -18,30 +19,19 @@ pub const MAX_GONE: usize = 1000;
 /// The smallest creation: 0 is "any", 1 to 3 belong to nodes before version 6.
 pub const MIN_CREATION: u32 = 4;
 
-/// A node's name. Nearly all are short enough to stand in the table itself, so that a lookup waits for one
-/// place in memory less.
+/// A node's name. Nearly all are short enough to stand in the table itself.
 type Name = SmallVec<[u8; 24]>;
 
 /// Which registration: a number that is never used again while the daemon runs. Later ones are larger.
 pub type Id = u64;
 
-/// One registered name.
-#[derive(Debug)]
-pub struct Registration<H> {
+/// One registered name. `H` is who holds it, or a reference to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration<'r, H> {
     /// Its number.
     pub id: Id,
-    /// Its distribution port.
-    pub port: u16,
-    /// 77 normal, 72 hidden.
-    pub kind: u8,
-    /// 0 is TCP over IPv4.
-    pub protocol: u8,
-    /// The highest version of the distribution protocol that the node speaks.
-    pub highest: u16,
-    /// The lowest.
-    pub lowest: u16,
-    /// The node's extra field.
-    pub extra: Box<[u8]>,
+    /// The node as it described itself.
+    pub node: Node<'r>,
     /// Its creation, in full (a node before version 6 was told 1 to 3 of it).
     pub creation: u32,
     /// When it registered, in milliseconds since 1970 UTC.
@@ -49,6 +39,65 @@ pub struct Registration<H> {
     /// Who holds it.
     pub holder: H,
 }
+
+/// What a lookup tells of a name, and no more: what it has to wait for is memory, and this is one line of
+/// the processor's cache.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Entry {
+    name: Name,
+    extra: Box<[u8]>,
+    id: Id,
+    port: u16,
+    highest: u16,
+    lowest: u16,
+    kind: u8,
+    protocol: u8,
+}
+
+/// The rest of what is known of a name.
+#[derive(Debug)]
+struct Rest<H> {
+    name: Name,
+    creation: u32,
+    since: u64,
+    holder: H,
+}
+
+impl Entry {
+    fn node(&self) -> Node<'_> {
+        Node {
+            port: self.port,
+            kind: self.kind,
+            protocol: self.protocol,
+            highest: self.highest,
+            lowest: self.lowest,
+            name: &self.name,
+            extra: &self.extra,
+        }
+    }
+}
+
+// An entry is found by its name, so it hashes and compares as one.
+impl Borrow<[u8]> for Entry {
+    fn borrow(&self) -> &[u8] {
+        &self.name
+    }
+}
+
+impl Hash for Entry {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.name.as_slice().hash(state);
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Entry {}
 
 /// A name that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +122,9 @@ impl Cursor {
 /// All names.
 #[derive(Debug)]
 pub struct Registry<H> {
-    names: HashMap<Name, Registration<H>>,
-    order: BTreeMap<Id, Name>,
+    names: HashSet<Entry>,
+    /// By number, so in the order in which they registered; exactly those of `names`.
+    order: BTreeMap<Id, Rest<H>>,
     next: Id,
     gone: HashMap<Name, Gone>,
     /// Oldest first; an entry whose number is not its name's any more is passed over.
@@ -86,7 +136,7 @@ pub struct Registry<H> {
 impl<H> Default for Registry<H> {
     fn default() -> Self {
         Self {
-            names: HashMap::new(),
+            names: HashSet::new(),
             order: BTreeMap::new(),
             next: 1,
             gone: HashMap::new(),
@@ -109,60 +159,83 @@ impl<H> Registry<H> {
         self.names.is_empty()
     }
 
-    /// The registration of a name.
+    /// The node that has this name.
     #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<&Registration<H>> {
-        self.names.get(name)
+    pub fn find(&self, name: &[u8]) -> Option<Node<'_>> {
+        self.names.get(name).map(Entry::node)
+    }
+
+    /// Who holds this name.
+    #[must_use]
+    pub fn holder(&self, name: &[u8]) -> Option<&H> {
+        let id = self.names.get(name)?.id;
+        self.order.get(&id).map(|rest| &rest.holder)
     }
 
     /// Registers a node whose name is free, and gives its number and creation. The holder of a
     /// registration that had the name is given back: the caller has looked first.
     pub fn register(&mut self, node: &Node<'_>, since: u64, holder: H) -> (Id, u32, Option<H>) {
-        let previous = self.release_name(node.name).map(|r| r.holder);
+        let previous = self.release_name(node.name);
         let id = self.next;
-        self.next += 1;
-        let (name, creation) = match self.gone.remove_entry(node.name) {
-            Some((name, gone)) => (name, next_creation(gone.creation)),
-            None => (
-                Name::from_slice(node.name),
-                self.first_creation(node.name, id),
-            ),
+        let creation = match self.gone.get(node.name) {
+            Some(gone) => next_creation(gone.creation),
+            None => self.first_creation(node.name, id),
         };
-        let registration = Registration {
+        self.insert(Registration {
             id,
-            port: node.port,
-            kind: node.kind,
-            protocol: node.protocol,
-            highest: node.highest,
-            lowest: node.lowest,
-            extra: node.extra.into(),
+            node: *node,
             creation,
             since,
             holder,
-        };
-        self.order.insert(id, name.clone());
-        self.names.insert(name, registration);
+        });
         (id, creation, previous)
     }
 
     /// Takes back a registration from before a restart, with its number, creation and time. What had
     /// the name until now is given back. Registrations come back in the order of their numbers.
-    pub fn restore(&mut self, name: &[u8], registration: Registration<H>) -> Option<H> {
-        let previous = self.release_name(name).map(|r| r.holder);
-        let name = match self.gone.remove_entry(name) {
-            Some((name, _)) => name,
-            None => Name::from_slice(name),
-        };
-        self.next = self.next.max(registration.id.saturating_add(1));
-        self.order.insert(registration.id, name.clone());
-        self.names.insert(name, registration);
+    pub fn restore(&mut self, registration: Registration<'_, H>) -> Option<H> {
+        let previous = self.release_name(registration.node.name);
+        self.insert(registration);
         previous
+    }
+
+    /// Puts a registration into the tables; its name is free.
+    fn insert(&mut self, registration: Registration<'_, H>) {
+        let Registration {
+            id,
+            node,
+            creation,
+            since,
+            holder,
+        } = registration;
+        self.next = self.next.max(id.saturating_add(1));
+        let name = match self.gone.remove_entry(node.name) {
+            Some((name, _)) => name,
+            None => Name::from_slice(node.name),
+        };
+        let rest = Rest {
+            name: name.clone(),
+            creation,
+            since,
+            holder,
+        };
+        self.order.insert(id, rest);
+        self.names.insert(Entry {
+            name,
+            extra: node.extra.into(),
+            id,
+            port: node.port,
+            highest: node.highest,
+            lowest: node.lowest,
+            kind: node.kind,
+            protocol: node.protocol,
+        });
     }
 
     /// Remembers a name that went before a restart, or during it. What had the name until now is
     /// given back.
     pub fn restore_gone(&mut self, name: &[u8], gone: Gone) -> Option<H> {
-        let previous = self.release_name(name).map(|r| r.holder);
+        let previous = self.release_name(name);
         self.next = self.next.max(gone.id.saturating_add(1));
         self.remember(Name::from_slice(name), gone);
         previous
@@ -170,11 +243,20 @@ impl<H> Registry<H> {
 
     /// The registration with this number.
     #[must_use]
-    pub fn get(&self, id: Id) -> Option<(&[u8], &Registration<H>)> {
-        let name = self.order.get(&id)?;
-        self.names
-            .get(name)
-            .map(|registration| (&**name, registration))
+    pub fn get(&self, id: Id) -> Option<Registration<'_, &H>> {
+        let Rest {
+            name,
+            creation,
+            since,
+            holder,
+        } = self.order.get(&id)?;
+        Some(Registration {
+            id,
+            node: self.find(name)?,
+            creation: *creation,
+            since: *since,
+            holder,
+        })
     }
 
     /// How many names that are gone are remembered.
@@ -188,21 +270,24 @@ impl<H> Registry<H> {
         self.gone.iter().map(|(name, gone)| (&**name, *gone))
     }
 
-    /// Releases the registration with this number.
-    pub fn release(&mut self, id: Id) -> Option<Registration<H>> {
-        let name = self.order.get(&id)?.clone();
-        self.release_name(&name)
+    /// Releases the registration with this number, and gives back who held it.
+    pub fn release(&mut self, id: Id) -> Option<H> {
+        let Rest {
+            name,
+            creation,
+            holder,
+            ..
+        } = self.order.remove(&id)?;
+        if let Some(Entry { name, port, .. }) = self.names.take(name.as_slice()) {
+            self.remember(name, Gone { id, port, creation });
+        }
+        Some(holder)
     }
 
-    /// Releases the registration of this name.
-    pub fn release_name(&mut self, name: &[u8]) -> Option<Registration<H>> {
-        let (name, registration) = self.names.remove_entry(name)?;
-        self.order.remove(&registration.id);
-        let Registration {
-            id, port, creation, ..
-        } = registration;
-        self.remember(name, Gone { id, port, creation });
-        Some(registration)
+    /// Releases the registration of this name, and gives back who held it.
+    pub fn release_name(&mut self, name: &[u8]) -> Option<H> {
+        let id = self.names.get(name)?.id;
+        self.release(id)
     }
 
     /// Remembers a name that is gone, and forgets the oldest where there are too many.
@@ -232,14 +317,12 @@ impl<H> Registry<H> {
         u32::from_ne_bytes([a, b, c, d]).max(MIN_CREATION)
     }
 
-    /// The next name of a listing, newest first.
-    pub fn list(&self, cursor: &mut Cursor) -> Option<(&[u8], &Registration<H>)> {
+    /// The next registration of a listing, newest first.
+    pub fn list(&self, cursor: &mut Cursor) -> Option<Registration<'_, &H>> {
         let before = (Bound::Unbounded, Bound::Excluded(cursor.0));
-        let (&id, name) = self.order.range::<Id, _>(before).next_back()?;
+        let (&id, _) = self.order.range::<Id, _>(before).next_back()?;
         *cursor = Cursor(id);
-        self.names
-            .get(name)
-            .map(|registration| (&**name, registration))
+        self.get(id)
     }
 
     /// The next name of a listing of those that are gone, oldest first, and its last port.
@@ -268,8 +351,8 @@ mod tests {
     fn names(registry: &Registry<u32>) -> Vec<String> {
         let mut cursor = Cursor::START;
         let mut all = Vec::new();
-        while let Some((name, _)) = registry.list(&mut cursor) {
-            all.push(String::from_utf8(name.to_vec()).unwrap());
+        while let Some(registration) = registry.list(&mut cursor) {
+            all.push(String::from_utf8(registration.node.name.to_vec()).unwrap());
         }
         all
     }
@@ -281,6 +364,11 @@ mod tests {
             all.push(String::from_utf8(name.to_vec()).unwrap());
         }
         all
+    }
+
+    #[test]
+    fn a_lookup_touches_one_line_of_the_cache() {
+        assert_eq!((size_of::<Entry>(), align_of::<Entry>()), (64, 64));
     }
 
     #[test]
@@ -306,12 +394,12 @@ mod tests {
             registry.register(&Node::new(name.as_bytes(), 1), 0, 0);
         }
         let mut cursor = Cursor::START;
-        assert_eq!(registry.list(&mut cursor).unwrap().0, b"d");
+        assert_eq!(registry.list(&mut cursor).unwrap().node.name, b"d");
         registry.release_name(b"d");
         registry.release_name(b"c");
         registry.register(&Node::new(b"e", 1), 0, 0);
-        assert_eq!(registry.list(&mut cursor).unwrap().0, b"b");
-        assert_eq!(registry.list(&mut cursor).unwrap().0, b"a");
+        assert_eq!(registry.list(&mut cursor).unwrap().node.name, b"b");
+        assert_eq!(registry.list(&mut cursor).unwrap().node.name, b"a");
         assert!(registry.list(&mut cursor).is_none());
     }
 

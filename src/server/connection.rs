@@ -218,10 +218,9 @@ impl Server {
             .register(node, wall_clock(), held, &mut state.answer);
         state.keep(id, &self.log);
         let State { desk, answer, .. } = &mut *state;
-        let Some((_, registration)) = desk.registry.get(id) else {
-            return outcome;
+        let Some(held) = desk.registry.holder(node.name) else {
+            return outcome; // it was registered just now
         };
-        let held = &registration.holder;
         // Nodes want the whole answer in one segment; six bytes always fit a new connection's buffer.
         let told = held
             .watch(id)

@@ -107,12 +107,13 @@ fn status(server: &Server, state: &State, listening: &[String]) -> Status {
     let at = |since_start: Duration| rfc3339(started.checked_add(since_start).unwrap_or(started));
     let mut registrations = Vec::new();
     let mut cursor = Cursor::START;
-    while let Some((name, registration)) = state.desk.registry.list(&mut cursor) {
+    while let Some(registration) = state.desk.registry.list(&mut cursor) {
         let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(registration.since));
+        let node = registration.node;
         registrations.push(Registered {
-            name: String::from_utf8_lossy(name).into_owned(),
-            port: registration.port,
-            kind: kind_name(registration.kind),
+            name: String::from_utf8_lossy(node.name).into_owned(),
+            port: node.port,
+            kind: kind_name(node.kind),
             creation: registration.creation,
             since: rfc3339(since.unwrap_or(SystemTime::UNIX_EPOCH)),
         });

@@ -124,8 +124,8 @@ impl State {
 
     /// Releases the registration with this number, if it is still there.
     pub(super) fn release(&mut self, id: registry::Id) {
-        if let Some(registration) = self.desk.registry.release(id) {
-            registration.holder.release();
+        if let Some(holder) = self.desk.registry.release(id) {
+            holder.release();
             self.show_in_use();
         }
     }

@@ -45,16 +45,15 @@ impl Server {
             let Ok(record) = Record::decode(&record) else {
                 continue;
             };
-            let name = record.node.name;
             let previous = match connection.and_then(|c| self.take_back(&record, c.into())) {
-                Some(holder) => registry.restore(name, registration(&record, holder)),
+                Some(holder) => registry.restore(registration(&record, holder)),
                 None => {
                     let gone = Gone {
                         id,
                         port: record.node.port,
                         creation: record.creation,
                     };
-                    registry.restore_gone(name, gone)
+                    registry.restore_gone(record.node.name, gone)
                 }
             };
             if let Some(previous) = previous {
@@ -119,7 +118,7 @@ impl State {
             return;
         };
         let kept = match desk.registry.get(id) {
-            Some((name, registration)) => keep_live(store, name, registration),
+            Some(registration) => keep_live(store, &registration),
             None => Ok(()),
         };
         match kept.and_then(|()| empty_worn_drawers(store, &desk.registry)) {
@@ -145,8 +144,8 @@ fn empty_worn_drawers(store: &mut Store, registry: &Registry<Held>) -> io::Resul
             .map(|(name, gone)| (gone.id, (name, gone)))
             .collect();
         for id in holds {
-            if let Some((name, registration)) = registry.get(id) {
-                keep_live(store, name, registration)?;
+            if let Some(registration) = registry.get(id) {
+                keep_live(store, &registration)?;
             } else if let Some((name, gone)) = gone.get(&id) {
                 keep_gone(store, name, *gone)?;
             }
@@ -156,12 +155,12 @@ fn empty_worn_drawers(store: &mut Store, registry: &Registry<Held>) -> io::Resul
     Ok(())
 }
 
-fn keep_live(store: &mut Store, name: &[u8], registration: &Registration<Held>) -> io::Result<()> {
+fn keep_live(store: &mut Store, registration: &Registration<'_, &Held>) -> io::Result<()> {
     let record = Record {
         id: registration.id,
         creation: registration.creation,
         since: registration.since,
-        node: registration.node(name),
+        node: registration.node,
     };
     store.keep(&record, Some(registration.holder.stream().as_fd()))
 }
@@ -177,23 +176,18 @@ fn keep_gone(store: &mut Store, name: &[u8], gone: Gone) -> io::Result<()> {
 }
 
 /// The registration that a record stands for.
-fn registration<H>(record: &Record<'_>, holder: H) -> Registration<H> {
+fn registration<'r, H>(record: &Record<'r>, holder: H) -> Registration<'r, H> {
     let Record {
         id,
         creation,
         since,
         node,
-    } = record;
+    } = *record;
     Registration {
-        id: *id,
-        port: node.port,
-        kind: node.kind,
-        protocol: node.protocol,
-        highest: node.highest,
-        lowest: node.lowest,
-        extra: node.extra.into(),
-        creation: *creation,
-        since: *since,
+        id,
+        node,
+        creation,
+        since,
         holder,
     }
 }
