@@ -1,15 +1,12 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
-//! Adopting descriptors that were handed over, closing all others that were inherited, and putting
-//! one into the event loop. Each use says why it is sound; nothing here decides anything. Called by
-//! `main`, `server` and `systemd`.
+//! Adopting descriptors that were handed over, and closing all others that were inherited. Each use says
+//! why it is sound; nothing here decides anything. Called by `main` and `systemd`.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Closes every descriptor above the standard streams, all at once (close_range(2), Linux 5.9).
 ///
@@ -30,18 +27,6 @@ pub fn close_inherited() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
-}
-
-/// Puts a descriptor into the event loop, to be told when it is readable. A duplicate of it is what
-/// the event loop keeps.
-///
-/// # Errors
-/// Where there is no descriptor left, or no memory.
-pub fn watch(descriptor: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
-    let duplicate = descriptor.as_fd().try_clone_to_owned()?;
-    // SAFETY: an `OwnedFd` is open for as long as it lives, and always gives the same number.
-    let watched = unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) };
-    watched.map_err(io::Error::from)
 }
 
 /// Takes over a descriptor that was handed to this process: by systemd (`LISTEN_FDS`), or in a

@@ -245,7 +245,7 @@ fn the_limits_of_a_file_that_is_read_again_are_in_force() {
     let service = Service::start(&server, &limits("request-timeout = \"60s\""));
     let before = sockets(&service);
     let waiting = begin_all(&peer, server.v4(), 3);
-    wait_until_accepted(&service, before + 3);
+    wait_for_sockets(&service, before + 3);
     service.reload(&limits("per-source = 3\nrequest-timeout = \"1s\""));
     // The newcomer has the new limits; who was there keeps the time that it was given.
     let start = Instant::now();
@@ -380,6 +380,7 @@ fn a_slow_reader_is_cut_off_and_blocks_nobody() {
     let service = Service::start(&server, &limits("request-timeout = \"2s\""));
     let (_names, length) = hold_long_names(&service);
     let _name = service.hold("api");
+    let before = sockets(&service);
     let start = Instant::now();
     let mut readers: Vec<_> = (0..3)
         .map(|_| ask_and_do_not_read(&slow, server.v4()))
@@ -400,6 +401,8 @@ fn a_slow_reader_is_cut_off_and_blocks_nobody() {
         &told,
         "its answer was not read within limits.request-timeout",
     );
+    // The others' time is over at nearly the same instant, but not before.
+    wait_for_sockets(&service, before);
     for reader in &mut readers {
         let mut rest = Vec::new();
         // The end may come as a reset.
@@ -506,8 +509,8 @@ fn sockets(service: &Service<'_>) -> usize {
 }
 
 /// Waits until the daemon has so many sockets.
-fn wait_until_accepted(service: &Service<'_>, count: usize) {
-    wait_for("connections to be accepted", || {
+fn wait_for_sockets(service: &Service<'_>, count: usize) {
+    wait_for("the daemon to have so many sockets", || {
         (sockets(service) == count).then_some(())
     });
 }
@@ -525,7 +528,7 @@ fn a_request_in_flight_is_finished_before_the_end() {
         let before = sockets(&service);
         let lookup = begin(&member, server.v4());
         let mut idle = member.connect(server.v4());
-        wait_until_accepted(&service, before + 2);
+        wait_for_sockets(&service, before + 2);
         service.signal(signal);
         // Who has not begun to ask may go, at once.
         assert_eq!(read_to_end(&mut idle), Answer::Nothing);
@@ -545,7 +548,7 @@ fn the_port_is_free_while_the_last_requests_are_finished() {
     let _name = ending.hold("api");
     let before = sockets(&ending);
     let lookup = begin(&member, server.v4());
-    wait_until_accepted(&ending, before + 1);
+    wait_for_sockets(&ending, before + 1);
     ending.signal(Signal::SIGTERM);
     wait_for("the port to be free", || {
         ending.listeners().is_empty().then_some(())
@@ -567,7 +570,7 @@ fn a_request_that_never_comes_holds_up_the_end_no_longer_than_its_time() {
     let mut service = Service::start(&server, &limits("request-timeout = \"60s\""));
     let before = sockets(&service);
     let _lookup = begin(&member, server.v4());
-    wait_until_accepted(&service, before + 1);
+    wait_for_sockets(&service, before + 1);
     // The time in force at the end counts.
     service.reload(&limits("request-timeout = \"1s\""));
     let start = Instant::now();

@@ -1,8 +1,8 @@
 //! Accepting connections: one, and then what has to be done with it, before the next.
 //!
 //! A batch accepted first would be lost as a whole if the process were killed. This is a thread of its
-//! own, which waits for the listening sockets and for nothing else: an event loop that also keeps
-//! timers, signals and tasks costs more between two lookups than all that a lookup decides. The sockets
+//! own, which waits for new connections and for the ends of those that hold names: an event loop that
+//! also keeps timers and tasks costs more between two lookups than all that a lookup decides. The sockets
 //! take turns, one connection each. What has to be waited for goes to the event loop (`connection`).
 //! Started by `server`.
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{Notify, oneshot};
 
@@ -24,8 +24,10 @@ use super::state::Server;
 use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE, listen};
 use crate::log::Level;
 
-/// What the event loop's own word to the thread is called among the events; the listening sockets have
-/// their places in the list.
+/// How events are called: registrations by their numbers, which never get as far as the listening
+/// sockets, by their places behind this one;
+const FIRST_LISTENER: u64 = 1 << 63;
+/// and a word of the event loop.
 const WORD: u64 = u64::MAX;
 /// accept(2)'s errors are told at most this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -69,17 +71,15 @@ impl Acceptor {
             heard: Notify::new(),
         });
         // Level-triggered: what is left in a queue is told of again, without another question.
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let readable = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
-        epoll.add(&line.rings, readable(WORD))?;
-        for (number, listener) in (0..).zip(&listeners) {
-            epoll.add(&listener.socket, readable(number))?;
+        server.epoll.add(&line.rings, readable(WORD))?;
+        for (number, listener) in (FIRST_LISTENER..).zip(&listeners) {
+            server.epoll.add(&listener.socket, readable(number))?;
         }
         let (says_so, ended) = oneshot::channel::<()>();
         let accepting = Accepting {
             server,
             listeners,
-            epoll,
             line: Arc::clone(&line),
             error_told: None,
         };
@@ -129,7 +129,6 @@ impl Line {
 struct Accepting {
     server: Arc<Server>,
     listeners: Vec<Listener>,
-    epoll: Epoll,
     line: Arc<Line>,
     /// When it was last said that accept(2) fails.
     error_told: Option<Instant>,
@@ -141,7 +140,7 @@ impl Accepting {
         let mut buffer = [0; READ_AT_ONCE];
         let mut ready = [EpollEvent::empty()];
         while !self.line.is_over.load(Ordering::Acquire) {
-            match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
+            match self.server.epoll.wait(&mut ready, EpollTimeout::NONE) {
                 Ok(_) => {}
                 Err(Errno::EINTR) => continue,
                 Err(error) => {
@@ -155,8 +154,14 @@ impl Accepting {
                 self.line.heard.notify_one();
                 continue;
             }
-            let place = usize::try_from(event.data()).unwrap_or(usize::MAX);
-            let Some(listener) = self.listeners.get(place) else {
+            let Some(place) = event.data().checked_sub(FIRST_LISTENER) else {
+                self.server.state().release(event.data());
+                continue;
+            };
+            let Some(listener) = usize::try_from(place)
+                .ok()
+                .and_then(|place| self.listeners.get(place))
+            else {
                 continue; // there is no other number
             };
             if !self.server.delay_accept.is_zero() {

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::holders::Held;
 use super::state::{Server, State};
 use super::{READ_AT_ONCE, wall_clock};
 use crate::access::Peer;
@@ -212,7 +213,7 @@ impl Server {
         node: &Node<'_>,
         outcome: Outcome<'a>,
     ) -> Outcome<'a> {
-        let held = self.holders.hold(stream);
+        let held = Held::new(stream, &self.epoll);
         let id = state
             .desk
             .register(node, wall_clock(), held, &mut state.answer);

@@ -1,32 +1,20 @@
 //! The connections that hold names: kept open for life, watched for their end.
 //!
-//! All of them are watched by one epoll of their own, so that a registration costs no task, and one
-//! more or less costs the same with 10 and with 15,000. Which name a connection holds stands in the
-//! registry. Called by `server`.
+//! All of them are watched by the epoll in which new connections are waited for, so that a registration
+//! costs no task, and one more or less costs the same with 10 and with 15,000. Which name a connection
+//! holds stands in the registry. Called by `server`; `accept` hears of the ends.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::unix::AsyncFd;
 
 use crate::desk::Holder;
 use crate::registry::Id;
-use crate::sys;
-
-/// How many ends are taken from the kernel at a time.
-const BATCH: usize = 64;
-
-/// Watches all connections that hold names.
-#[derive(Debug)]
-pub(super) struct Holders {
-    epoll: Arc<Epoll>,
-    readable: AsyncFd<OwnedFd>,
-}
 
 /// A connection that holds a name.
 #[derive(Debug)]
@@ -35,39 +23,17 @@ pub(super) struct Held {
     epoll: Arc<Epoll>,
 }
 
-impl Holders {
-    pub(super) fn new() -> io::Result<Self> {
-        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
-        let readable = sys::watch(&epoll.0)?;
-        Ok(Self { epoll, readable })
-    }
-
-    /// Makes a connection one that can hold a name. It is not watched yet.
-    pub(super) fn hold(&self, stream: TcpStream) -> Held {
-        Held {
-            stream,
-            epoll: Arc::clone(&self.epoll),
-        }
-    }
-
-    /// The registrations whose connections have ended, or have sent what they must not. Each is
-    /// named again until it is released.
-    pub(super) async fn ended(&self) -> io::Result<Vec<Id>> {
-        let mut events = [EpollEvent::empty(); BATCH];
-        loop {
-            let mut guard = self.readable.readable().await?;
-            match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
-                Ok(0) => guard.clear_ready(),
-                Ok(count) => return Ok(events.iter().take(count).map(EpollEvent::data).collect()),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
 impl Held {
-    /// Watches the connection as that of registration `id`.
+    /// Makes a connection one that can hold a name, to be watched by `epoll`. It is not watched yet.
+    pub(super) fn new(stream: TcpStream, epoll: &Arc<Epoll>) -> Self {
+        Self {
+            stream,
+            epoll: Arc::clone(epoll),
+        }
+    }
+
+    /// Watches the connection as that of registration `id`, which is how epoll calls it. It is named
+    /// again and again until it is released.
     pub(super) fn watch(&self, id: Id) -> io::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         Ok(self.epoll.add(&self.stream, EpollEvent::new(flags, id))?)

@@ -3,7 +3,7 @@
 //! Moves bytes between sockets and the `desk`, which decides. A connection whose request is already
 //! there when it is accepted is answered and closed before the next one is accepted, by the thread that
 //! does nothing else (`accept`), and never meets the event loop. Only one that has to be waited for
-//! becomes a task there (`connection`), and one that registers a name goes to the `holders`. Called by
+//! becomes a task there (`connection`), and one that registers a name is one of the `holders`. Called by
 //! `main`.
 
 mod accept;
@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -40,7 +41,6 @@ use crate::systemd::{KeptSettings, Notifier};
 use crate::wire;
 use accept::{Acceptor, Line, Listener};
 use budget::Budget;
-use holders::Holders;
 use state::{Server, State};
 
 /// How long nothing is done after an error that would only come again at once.
@@ -124,7 +124,7 @@ async fn serve(start: Start) -> io::Result<()> {
         shared: Mutex::new(State::new(settings, budget)),
         left: Condvar::new(),
         event_loop: Handle::current(),
-        holders: Holders::new()?,
+        epoll: Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?),
         log,
         started: Instant::now(),
         audit_due: Notify::new(),
@@ -143,7 +143,6 @@ async fn serve(start: Start) -> io::Result<()> {
     let is_kept = kept_settings.is_some();
     let mut lasting = JoinSet::new();
     lasting.spawn(tell_when_due(Arc::clone(&server)));
-    lasting.spawn(release_when_ended(Arc::clone(&server)));
     open_control_socket(&server, &control, listening);
     let mut control = Control {
         exporter: None,
@@ -160,8 +159,8 @@ async fn serve(start: Start) -> io::Result<()> {
         lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.line()));
     }
     notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
-    // All but the first end by a mistake of ours alone. A daemon that is deaf, or keeps the names of dead
-    // nodes, is worse than one that is started again.
+    // All but the first end by a mistake of ours alone. A daemon that is deaf, and keeps the names of
+    // dead nodes, is worse than one that is started again.
     tokio::select! {
         () = control => {}
         () = acceptor.ended() => return Err(io::Error::other("the thread that accepts has ended")),
@@ -302,24 +301,6 @@ async fn tell_when_due(server: Arc<Server>) -> Infallible {
                     let now = server.now();
                     server.state().audit.due(now, &mut |event| log.tell(event));
                 }
-            }
-        }
-    }
-}
-
-/// Releases the names whose connections have ended.
-async fn release_when_ended(server: Arc<Server>) -> Infallible {
-    loop {
-        match server.holders.ended().await {
-            Ok(ended) => {
-                let mut state = server.state();
-                ended.into_iter().for_each(|id| state.release(id));
-            }
-            Err(error) => {
-                server
-                    .log
-                    .note(Level::Error, format!("can't watch registrations: {error}"));
-                sleep(PAUSE_AFTER_ERROR).await;
             }
         }
     }

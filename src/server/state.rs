@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::epoll::Epoll;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::budget::{Budget, KEPT_BACK};
-use super::holders::{Held, Holders};
+use super::holders::Held;
 use super::own::OwnAddresses;
 use crate::audit::{Audit, Hint, escape_name};
 use crate::config::Settings;
@@ -38,7 +39,8 @@ pub(super) struct Server {
     pub(super) left: Condvar,
     /// The event loop, for connections that have to be waited for.
     pub(super) event_loop: Handle,
-    pub(super) holders: Holders,
+    /// In which new connections are waited for, and the ends of those that hold names.
+    pub(super) epoll: Arc<Epoll>,
     pub(super) log: Log,
     /// When the daemon started; the audit's time counts from here.
     pub(super) started: Instant,

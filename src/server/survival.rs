@@ -89,7 +89,7 @@ impl Server {
             drop_it("its connection is no TCP connection");
             return None;
         }
-        let held = self.holders.hold(stream);
+        let held = Held::new(stream, &self.epoll);
         if held.is_gone() {
             // A node that has sent something more is still there, and has to hear of it.
             held.release();
