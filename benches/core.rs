@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use hardened_epmd::access::{Decision, Networks, Peer, Rules};
+use hardened_epmd::access::{Decision, Networks, Rules};
 use hardened_epmd::audit::{Audit, Hint};
 use hardened_epmd::config;
 use hardened_epmd::desk::{Desk, Holder, Step};
@@ -150,16 +150,16 @@ fn decide(criterion: &mut Criterion) {
                 (true, Decision::Admit),
                 (false, Decision::Refuse(Reason::NotAllowed)),
             ] {
-                let peers: Vec<Peer> = scattered(count as usize)
+                let peers: Vec<Ends> = scattered(count as usize)
                     .map(|at| {
                         // Those that miss are beside the last network, and share most of its bits.
                         let number = u32::try_from(at).expect("a small number");
                         let number = if hit { number } else { count + number };
-                        Peer::new(peer(number, v6), LOCAL.ip())
+                        Ends::new(SocketAddr::new(peer(number, v6), 40_000), LOCAL)
                     })
                     .collect();
-                let ask = |peer: Peer| rules.decide(peer, Operation::Lookup, Some(b"rabbit"));
-                assert!(peers.iter().all(|peer| ask(*peer) == wanted));
+                let ask = |ends: &Ends| rules.decide(ends, Operation::Lookup, Some(b"rabbit"));
+                assert!(peers.iter().all(|peer| ask(peer) == wanted));
                 let what = format!(
                     "{}, {}",
                     if v6 { "IPv6" } else { "IPv4" },
@@ -167,7 +167,7 @@ fn decide(criterion: &mut Criterion) {
                 );
                 let mut next = taking_turns(&peers);
                 group.bench_function(BenchmarkId::new(what, count), |bencher| {
-                    bencher.iter(|| ask(*next()));
+                    bencher.iter(|| ask(next()));
                 });
             }
         }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixSet;
 
-use crate::outcome::{Operation, Reason, Setting};
+use crate::outcome::{Ends, Operation, Reason, Setting};
 
 /// A set of networks, IPv4 and IPv6.
 #[derive(Clone, Debug, Default)]
@@ -55,36 +55,6 @@ impl FromIterator<IpNet> for Networks {
         let mut set = Self::default();
         networks.into_iter().for_each(|n| set.insert(n));
         set
-    }
-}
-
-/// Who asks, and what address it came to. Both are made canonical here, once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    address: IpAddr,
-    local: IpAddr,
-}
-
-impl Peer {
-    /// A peer at `address` that connected to `local`.
-    #[must_use]
-    pub fn new(address: IpAddr, local: IpAddr) -> Self {
-        Self {
-            address: address.to_canonical(),
-            local: local.to_canonical(),
-        }
-    }
-
-    /// Its canonical address.
-    #[must_use]
-    pub const fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Whether the peer is this host: loopback, or the connection's own local address.
-    #[must_use]
-    pub fn is_this_host(&self) -> bool {
-        self.address.is_loopback() || self.address == self.local
     }
 }
 
@@ -134,11 +104,11 @@ impl Default for Rules {
 impl Rules {
     /// Decides one request. `node` is the name that is asked for, where there is one.
     #[must_use]
-    pub fn decide(&self, peer: Peer, operation: Operation, node: Option<&[u8]>) -> Decision {
-        if !self.serves(peer.local) {
+    pub fn decide(&self, ends: &Ends, operation: Operation, node: Option<&[u8]>) -> Decision {
+        if !self.serves(ends.local().ip()) {
             return Decision::Refuse(Reason::AddressNotServed);
         }
-        if peer.is_this_host() {
+        if ends.is_this_host() {
             return Decision::Admit;
         }
         let admitting = match operation {
@@ -151,9 +121,10 @@ impl Rules {
             }
             Operation::Invalid | Operation::None => return Decision::Admit,
         };
-        let reason = if self.deny.contains(peer.address) {
+        let peer = ends.peer().ip();
+        let reason = if self.deny.contains(peer) {
             Reason::Denied
-        } else if admitting.contains(peer.address) {
+        } else if admitting.contains(peer) {
             return Decision::Admit;
         } else {
             Reason::NotAllowed
@@ -182,14 +153,15 @@ impl Rules {
     /// Whether this peer may ask anything at all: a connection of its that asks nothing (a health
     /// check) is then no event.
     #[must_use]
-    pub fn may_ask(&self, peer: Peer) -> bool {
-        self.serves(peer.local)
-            && (peer.is_this_host()
-                || (!self.deny.contains(peer.address)
+    pub fn may_ask(&self, ends: &Ends) -> bool {
+        let peer = ends.peer().ip();
+        self.serves(ends.local().ip())
+            && (ends.is_this_host()
+                || (!self.deny.contains(peer)
                     && (!self.enforce
-                        || self.allow.contains(peer.address)
-                        || self.list.as_ref().is_some_and(|l| l.contains(peer.address))
-                        || self.nodes.values().any(|n| n.contains(peer.address)))))
+                        || self.allow.contains(peer)
+                        || self.list.as_ref().is_some_and(|l| l.contains(peer))
+                        || self.nodes.values().any(|n| n.contains(peer)))))
     }
 
     /// Whether connections to this local address are served.
@@ -201,13 +173,19 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
 
     fn networks(list: &[&str]) -> Networks {
         list.iter().map(|n| n.parse::<IpNet>().unwrap()).collect()
     }
 
-    fn peer(address: &str) -> Peer {
-        Peer::new(address.parse().unwrap(), "10.0.3.5".parse().unwrap())
+    fn from_to(peer: &str, local: &str) -> Ends {
+        let end = |address: &str| SocketAddr::new(address.parse().unwrap(), 1);
+        Ends::new(end(peer), end(local))
+    }
+
+    fn peer(address: &str) -> Ends {
+        from_to(address, "10.0.3.5")
     }
 
     fn rules() -> Rules {
@@ -231,7 +209,7 @@ mod tests {
     fn lookups_go_by_allow_or_by_the_names_own_list() {
         let rules = rules();
         let lookup = |who: &str, name: &str| {
-            rules.decide(peer(who), Operation::Lookup, Some(name.as_bytes()))
+            rules.decide(&peer(who), Operation::Lookup, Some(name.as_bytes()))
         };
         assert_eq!(lookup("10.0.3.20", "api"), Decision::Admit);
         assert_eq!(lookup("fd00:3::9", "api"), Decision::Admit);
@@ -249,20 +227,20 @@ mod tests {
     fn lists_go_by_list_and_without_it_by_allow() {
         let mut rules = rules();
         assert_eq!(
-            rules.decide(peer("10.0.3.10"), Operation::List, None),
+            rules.decide(&peer("10.0.3.10"), Operation::List, None),
             Decision::Admit
         );
         assert_eq!(
-            rules.decide(peer("10.0.3.20"), Operation::List, None),
+            rules.decide(&peer("10.0.3.20"), Operation::List, None),
             REFUSED
         );
         assert_eq!(
-            rules.decide(peer("10.0.3.66"), Operation::List, None),
+            rules.decide(&peer("10.0.3.66"), Operation::List, None),
             DENIED
         );
         rules.list = None;
         assert_eq!(
-            rules.decide(peer("10.0.3.20"), Operation::List, None),
+            rules.decide(&peer("10.0.3.20"), Operation::List, None),
             Decision::Admit
         );
     }
@@ -281,7 +259,7 @@ mod tests {
         ] {
             for operation in Operation::ALL {
                 assert_eq!(
-                    rules.decide(peer(who), operation, None),
+                    rules.decide(&peer(who), operation, None),
                     Decision::Admit,
                     "{who}"
                 );
@@ -299,7 +277,7 @@ mod tests {
             Operation::Kill,
             Operation::Stop,
         ] {
-            assert_eq!(rules.decide(peer("10.0.3.20"), operation, None), NOT_LOCAL);
+            assert_eq!(rules.decide(&peer("10.0.3.20"), operation, None), NOT_LOCAL);
         }
     }
 
@@ -307,7 +285,7 @@ mod tests {
     fn with_enforce_off_it_only_says_what_it_would_refuse() {
         let mut rules = rules();
         rules.enforce = false;
-        let would = |who: &str| rules.decide(peer(who), Operation::List, None);
+        let would = |who: &str| rules.decide(&peer(who), Operation::List, None);
         assert_eq!(would("10.0.3.10"), Decision::Admit);
         assert_eq!(
             would("203.0.113.9"),
@@ -322,17 +300,19 @@ mod tests {
         rules.served = Some(vec!["10.0.3.7".parse().unwrap()]);
         let not_served = Decision::Refuse(Reason::AddressNotServed);
         assert_eq!(
-            rules.decide(peer("10.0.3.20"), Operation::Lookup, Some(b"api")),
+            rules.decide(&peer("10.0.3.20"), Operation::Lookup, Some(b"api")),
             not_served
         );
         assert_eq!(
-            rules.decide(peer("10.0.3.5"), Operation::Register, None),
+            rules.decide(&peer("10.0.3.5"), Operation::Register, None),
             not_served
         );
-        let loopback = IpAddr::from([127, 0, 0, 1]);
-        let local = Peer::new(loopback, loopback);
         assert_eq!(
-            rules.decide(local, Operation::Register, None),
+            rules.decide(
+                &from_to("127.0.0.1", "127.0.0.1"),
+                Operation::Register,
+                None
+            ),
             Decision::Admit
         );
     }
@@ -347,7 +327,7 @@ mod tests {
             ("10.0.3.66", false),
             ("203.0.113.9", false),
         ] {
-            assert_eq!(rules.may_ask(peer(who)), may, "{who}");
+            assert_eq!(rules.may_ask(&peer(who)), may, "{who}");
         }
     }
 

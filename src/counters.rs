@@ -79,10 +79,7 @@ mod tests {
     #[test]
     fn every_pair_has_a_count_of_its_own() {
         let address = "127.0.0.1:1".parse().unwrap();
-        let ends = Ends {
-            peer: address,
-            local: address,
-        };
+        let ends = Ends::new(address, address);
         let counters = Counters::default();
         for operation in Operation::ALL {
             for verdict in Verdict::ALL {

@@ -4,7 +4,7 @@
 //! no sockets, no clock and nothing asynchronous: what holds a name is a [`Holder`], time is an
 //! argument. Called by `server` for each connection, and by the tests without any.
 
-use crate::access::{Decision, Peer, Rules};
+use crate::access::{Decision, Rules};
 use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::registry::{Cursor, Id, Registration, Registry};
 use crate::wire::{self, Decoded, NameFault, Node, Request};
@@ -106,8 +106,7 @@ impl<H: Holder> Desk<H> {
         let end = |reply, verdict, reason| Step::End(reply, outcome(verdict, reason));
         let refuse = |reason| end(Reply::Whole, Verdict::Refused, reason);
 
-        let peer = Peer::new(ends.peer.ip(), ends.local.ip());
-        let would = match self.rules.decide(peer, operation, node) {
+        let would = match self.rules.decide(&ends, operation, node) {
             Decision::Admit => None,
             Decision::WouldRefuse(reason) => Some(reason),
             Decision::Refuse(reason) => return refuse(Some(reason)),
@@ -132,7 +131,7 @@ impl<H: Holder> Desk<H> {
                 }
             },
             Some(Request::List | Request::Dump) => {
-                wire::encode_listing_head(ends.local.port(), out);
+                wire::encode_listing_head(ends.local().port(), out);
                 let dump = operation == Operation::Dump;
                 let listing = Listing::Names {
                     rest: Cursor::START,
@@ -191,15 +190,10 @@ impl<H: Holder> Desk<H> {
     pub fn is_event(&self, outcome: &Outcome<'_>) -> bool {
         let asked_nothing = outcome.operation == Operation::None;
         match outcome.reason {
-            Some(Reason::Closed) => asked_nothing && !self.may_ask(outcome.ends),
-            Some(Reason::Timeout) => !asked_nothing || !self.may_ask(outcome.ends),
+            Some(Reason::Closed) => asked_nothing && !self.rules.may_ask(&outcome.ends),
+            Some(Reason::Timeout) => !asked_nothing || !self.rules.may_ask(&outcome.ends),
             _ => true,
         }
-    }
-
-    fn may_ask(&self, ends: Ends) -> bool {
-        self.rules
-            .may_ask(Peer::new(ends.peer.ip(), ends.local.ip()))
     }
 
     /// Registers a node whose connection is now held, and encodes its answer at the end of `out`.
@@ -272,10 +266,8 @@ mod tests {
     }
 
     fn ends(peer: &str) -> Ends {
-        Ends {
-            peer: format!("{peer}:40000").parse().unwrap(),
-            local: "10.0.3.5:4369".parse().unwrap(),
-        }
+        let peer = format!("{peer}:40000").parse().unwrap();
+        Ends::new(peer, "10.0.3.5:4369".parse().unwrap())
     }
 
     fn node(name: &str) -> Node<'_> {

@@ -174,18 +174,16 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Both ends of a connection, with canonical addresses.
+/// Both ends of a connection. Their addresses are canonical, made so here and nowhere else: an
+/// IPv4-mapped IPv6 address is its IPv4 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Who asks.
-    pub peer: SocketAddr,
-    /// The address and port that it came to.
-    pub local: SocketAddr,
+    peer: SocketAddr,
+    local: SocketAddr,
 }
 
 impl Ends {
-    /// Both ends of a connection as the kernel names them: an IPv4-mapped IPv6 address becomes its
-    /// IPv4 address.
+    /// Both ends of a connection as the kernel names them.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
@@ -193,6 +191,25 @@ impl Ends {
             peer: canonical(peer),
             local: canonical(local),
         }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The address and port that it came to.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether the peer is this host: loopback, or the connection's own local address.
+    #[must_use]
+    pub fn is_this_host(&self) -> bool {
+        let peer = self.peer.ip();
+        peer.is_loopback() || peer == self.local.ip()
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) fn of_row(row: &mut Row, source: IpAddr, now: Duration, hint: &Hint) 
 
 /// The line of an answered lookup.
 pub(super) fn lookup(outcome: &Outcome<'_>) -> Event {
-    let peer = outcome.ends.peer.ip().to_canonical();
+    let peer = outcome.ends.peer().ip();
     let node = outcome.node.map(escape_name);
     let name = node.as_deref().unwrap_or_default();
     let tail = match outcome.verdict {
@@ -97,8 +97,8 @@ pub(super) fn lookup(outcome: &Outcome<'_>) -> Event {
     Event {
         kind: Kind::Lookup,
         operation: Some(Operation::Lookup),
-        peer: Some((peer, outcome.ends.peer.port())),
-        local: Some(outcome.ends.local.ip().to_canonical()),
+        peer: Some((peer, outcome.ends.peer().port())),
+        local: Some(outcome.ends.local().ip()),
         reason: None,
         repeats: 0,
         message: format!("answered lookup of \"{name}\" from {peer}{tail}"),

@@ -279,7 +279,7 @@ impl Audit {
             } else {
                 row.told_at = None;
                 if self.budget.take(now) {
-                    let address = outcome.ends.peer.ip().to_canonical();
+                    let address = outcome.ends.peer().ip();
                     tell(message::of_row(row, address, now, &self.hint));
                 } else {
                     self.rows_due = earlier(self.rows_due, Budget::renewed(now));

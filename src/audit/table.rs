@@ -88,8 +88,8 @@ impl Row {
             self.name.extend_from_slice(node.unwrap_or_default());
         }
         self.setting = outcome.setting;
-        self.port = outcome.ends.peer.port();
-        self.local = outcome.ends.local.ip().to_canonical();
+        self.port = outcome.ends.peer().port();
+        self.local = outcome.ends.local().ip();
         self.last = now;
         self.total = self.total.saturating_add(1);
         self.untold = self.untold.saturating_add(1);
@@ -188,7 +188,7 @@ impl Table {
         outcome: &Outcome<'_>,
         beyond: &mut Beyond,
     ) -> Option<&mut Row> {
-        let address = outcome.ends.peer.ip().to_canonical();
+        let address = outcome.ends.peer().ip();
         let place = if let Some(&place) = self.places.get(&address) {
             if let Some(source) = self.sources.get_mut(place) {
                 source.came_back = true;
@@ -205,7 +205,7 @@ impl Table {
         let at = if let Some(at) = rows.iter().position(is_it) {
             at
         } else {
-            let local = outcome.ends.local.ip().to_canonical();
+            let local = outcome.ends.local().ip();
             rows.push(Row::new(kind, operation, reason, local, now));
             rows.len() - 1
         };

@@ -28,14 +28,17 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
+/// A connection from there to this host.
+fn ends(peer: IpAddr, port: u16) -> Ends {
+    let local = SocketAddr::from(([10, 0, 3, 5], 4369));
+    Ends::new(SocketAddr::new(peer, port), local)
+}
+
 /// A refused lookup of `node` from the `source`th address.
 fn refused(source: u32, node: &[u8]) -> Outcome<'_> {
     let address = Ipv4Addr::from_bits(0xcb00_7100 + source);
     Outcome {
-        ends: Ends {
-            peer: SocketAddr::from((address, 40_000)),
-            local: SocketAddr::from(([10, 0, 3, 5], 4369)),
-        },
+        ends: ends(address.into(), 40_000),
         operation: Operation::Lookup,
         node: Some(node),
         verdict: Verdict::Refused,
@@ -85,7 +88,7 @@ fn the_first_is_told_at_once_and_repeats_at_the_end_of_the_window() {
     // A window without repeats ends by itself.
     assert_eq!(audit.next_due(), None);
     for i in 0..37 {
-        outcome.ends.peer.set_port(50_000 + i);
+        outcome.ends = ends(outcome.ends.peer().ip(), 50_000 + i);
         assert_eq!(record(&mut audit, ms(2000), &outcome), []);
     }
     assert_eq!(audit.next_due(), Some(ms(61_000)));
@@ -162,7 +165,7 @@ fn a_mapped_address_is_its_ipv4_address() {
     record(&mut audit, ms(0), &refused(1, b"a"));
     let mut outcome = refused(1, b"a");
     let mapped: IpAddr = Ipv4Addr::new(203, 0, 113, 1).to_ipv6_mapped().into();
-    outcome.ends.peer.set_ip(mapped);
+    outcome.ends = ends(mapped, outcome.ends.peer().port());
     assert_eq!(record(&mut audit, ms(1), &outcome), []);
     let sources: Vec<_> = audit.tracked().map(|t| t.source).collect();
     assert_eq!(sources, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
@@ -258,7 +261,7 @@ fn the_source_that_keeps_asking_outlives_those_that_come_once() {
             record(&mut audit, ms(1), &known);
         }
     }
-    let kept = audit.tracked().find(|t| t.source == known.ends.peer.ip());
+    let kept = audit.tracked().find(|t| t.source == known.ends.peer().ip());
     assert_eq!(kept.map(|t| t.count), Some(40));
 }
 
@@ -273,10 +276,10 @@ fn a_source_that_fell_out_is_forgotten() {
     (1..30).for_each(|second| drop(due(&mut audit, ms(second * 1000))));
     let again = record(&mut audit, ms(30_000), &refused(0, b"a"));
     assert_eq!((again.len(), again[0].repeats), (1, 0));
-    let one = refused(0, b"a").ends.peer.ip();
+    let one = refused(0, b"a").ends.peer().ip();
     assert_eq!(again[0].peer.map(|p| p.0), Some(one));
     let kept: Vec<_> = audit.tracked().map(|t| t.source).collect();
-    assert!(kept.contains(&one) && kept.contains(&refused(sources, b"a").ends.peer.ip()));
+    assert!(kept.contains(&one) && kept.contains(&refused(sources, b"a").ends.peer().ip()));
     assert_eq!((kept.len(), audit.table.sources.len()), (SOURCES, SOURCES));
 }
 
@@ -428,10 +431,7 @@ fn the_lines_add_up_to_the_refusals() {
             let bits = u128::from(random.below(sources)) << 64;
             let names: [&[u8]; 3] = [b"a", b"b", b"\xff"];
             let outcome = Outcome {
-                ends: Ends {
-                    peer: SocketAddr::from((Ipv6Addr::from_bits(bits), 1)),
-                    local: SocketAddr::from(([10, 0, 3, 5], 4369)),
-                },
+                ends: ends(Ipv6Addr::from_bits(bits).into(), 1),
                 operation: Operation::ALL[random.below(2) as usize],
                 node: Some(names[random.below(3) as usize]),
                 verdict: Verdict::ALL[random.below(5) as usize],

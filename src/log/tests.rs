@@ -47,10 +47,10 @@ fn refused(node: &[u8]) -> Event {
         lookups: false,
     };
     let outcome = Outcome {
-        ends: Ends {
-            peer: "203.0.113.9:40000".parse().unwrap(),
-            local: "10.0.3.5:4369".parse().unwrap(),
-        },
+        ends: Ends::new(
+            "203.0.113.9:40000".parse().unwrap(),
+            "10.0.3.5:4369".parse().unwrap(),
+        ),
         operation: Operation::Lookup,
         node: Some(node),
         verdict: Verdict::Refused,

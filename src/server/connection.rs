@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::holders::Held;
 use super::state::{Server, State};
 use super::{READ_AT_ONCE, wall_clock};
-use crate::access::Peer;
 use crate::desk::{Reply, Step};
 use crate::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::slots::{self, Entry, Source};
@@ -147,19 +146,19 @@ impl Server {
         answer.clear();
         // The kernel is asked for the local address only where it matters to the rules: a loopback peer
         // is this host whatever address it came to.
-        let ends = if ends.peer.ip().is_loopback() && desk.rules.served.is_none() {
+        let ends = if ends.peer().ip().is_loopback() && desk.rules.served.is_none() {
             ends
         } else {
             with_local(ends, &stream)
         };
         let step = match desk.handle(ends, bytes, answer) {
             Step::End(_, outcome)
-                if outcome.is_refused_for_its_peer() && own.contain(ends.peer.ip()) =>
+                if outcome.is_refused_for_its_peer() && own.contain(ends.peer().ip()) =>
             {
                 // To its own address this peer would have come from there: it is this host.
-                let local = SocketAddr::new(ends.peer.ip(), ends.local.port());
+                let local = SocketAddr::new(ends.peer().ip(), ends.local().port());
                 answer.clear();
-                desk.handle(Ends { local, ..ends }, bytes, answer)
+                desk.handle(Ends::new(ends.peer(), local), bytes, answer)
             }
             step => step,
         };
@@ -238,8 +237,7 @@ impl Server {
     /// A slot for a connection that has to be waited for, and the bell that rings when it must make
     /// room; or the limit that leaves no room for it.
     fn enter(&self, ends: Ends) -> Result<(slots::Id, Bell), Setting> {
-        let peer = Peer::new(ends.peer.ip(), ends.local.ip());
-        let source = (!peer.is_this_host()).then(|| Source::of(peer.address()));
+        let source = (!ends.is_this_host()).then(|| Source::of(ends.peer().ip()));
         let mut state = self.state();
         let id = match state.slots.enter(source) {
             Entry::Free(id) => id,
@@ -379,12 +377,12 @@ async fn rung(bell: &mut Bell) -> Setting {
 
 /// The ends with the local address that the connection really came to, where a wildcard listens.
 fn with_local(ends: Ends, stream: &TcpStream) -> Ends {
-    if !ends.local.ip().is_unspecified() {
+    if !ends.local().ip().is_unspecified() {
         return ends;
     }
     stream
         .local_addr()
-        .map_or(ends, |local| Ends::new(ends.peer, local))
+        .map_or(ends, |local| Ends::new(ends.peer(), local))
 }
 
 /// Why a connection ended without a request.

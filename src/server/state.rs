@@ -111,10 +111,8 @@ impl State {
     /// or need not be in it.
     fn remember_answered(&mut self, outcome: &Outcome<'_>) {
         let answered = matches!(outcome.verdict, Verdict::Answered | Verdict::Unknown);
-        let (peer, local) = (outcome.ends.peer.ip(), outcome.ends.local.ip());
-        let from_elsewhere = !peer.is_loopback() && peer != local;
-        if answered && from_elsewhere && self.answered.len() < MAX_ANSWERED {
-            self.answered.insert(peer);
+        if answered && !outcome.ends.is_this_host() && self.answered.len() < MAX_ANSWERED {
+            self.answered.insert(outcome.ends.peer().ip());
         }
     }
 
@@ -197,6 +195,6 @@ fn describe(outcome: &Outcome<'_>) -> String {
     let (operation, verdict) = (outcome.operation, outcome.verdict.name());
     format!(
         "{operation}{node} from {}: {verdict}{reason}",
-        outcome.ends.peer
+        outcome.ends.peer()
     )
 }

@@ -1,10 +1,10 @@
 //! `access`: the longest-prefix structure and the rules agree with a scan that a child could check.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use hardened_epmd::access::{Decision, Networks, Peer, Rules};
-use hardened_epmd::outcome::{Operation, Reason};
+use hardened_epmd::access::{Decision, Networks, Rules};
+use hardened_epmd::outcome::{Ends, Operation, Reason};
 use ipnet::IpNet;
 
 use super::input::Input;
@@ -52,10 +52,11 @@ pub fn run(bytes: &[u8]) {
         for (structure, scanned) in [(&rules.allow, &lists.allow), (&rules.deny, &lists.deny)] {
             assert_eq!(structure.contains(address), contains(scanned, address));
         }
-        let peer = Peer::new(address, local);
+        let end = |address| SocketAddr::new(address, 1);
+        let ends = Ends::new(end(address), end(local));
         for operation in Operation::ALL {
             for node in [None, Some(NAMED), Some(&b"other"[..])] {
-                let decided = rules.decide(peer, operation, node);
+                let decided = rules.decide(&ends, operation, node);
                 let expected = lists.decide(address, local, operation, node);
                 assert_eq!(
                     decided, expected,
@@ -63,7 +64,7 @@ pub fn run(bytes: &[u8]) {
                 );
             }
         }
-        assert_eq!(rules.may_ask(peer), lists.may_ask(address, local));
+        assert_eq!(rules.may_ask(&ends), lists.may_ask(address, local));
         if input.is_empty() {
             return;
         }

@@ -177,10 +177,10 @@ impl Daemon {
     fn conclude(&mut self, outcome: &Outcome<'_>, answer: &[u8]) {
         assert_eq!(
             outcome.ends,
-            Ends::new(outcome.ends.peer, outcome.ends.local)
+            Ends::new(outcome.ends.peer(), outcome.ends.local())
         );
-        let peer = outcome.ends.peer.ip();
-        let this_host = peer.is_loopback() || peer == outcome.ends.local.ip();
+        let peer = outcome.ends.peer().ip();
+        let this_host = peer.is_loopback() || peer == outcome.ends.local().ip();
         match (outcome.verdict, outcome.reason) {
             // A kill that is not allowed, or a name that can't be had, has an answer for this host.
             (Verdict::Refused, Some(_)) => assert!(answer.is_empty()),
