@@ -39,7 +39,11 @@ pub(crate) fn draw(points: &[Point], file: &Path, caption: &str) -> Result<(), B
     let most_names = points.iter().map(|point| point.names).max();
     let most_names = most_names.ok_or("nothing was measured")? as f64;
     let costs = points.iter().flat_map(|point| &point.cost);
-    let most_cost = costs.map(|(_, cost)| *cost).fold(0.0, f64::max);
+    let (least_cost, most_cost) = costs
+        .map(|(_, cost)| *cost)
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), cost| {
+            (least.min(cost), most.max(cost))
+        });
 
     let root = SVGBackend::new(file, (860, 460)).into_drawing_area();
     root.fill(&PAPER)?;
@@ -55,12 +59,16 @@ pub(crate) fn draw(points: &[Point], file: &Path, caption: &str) -> Result<(), B
     )?;
     let mut chart = ChartBuilder::on(&root)
         .margin_top(70)
-        .margin_right(130)
+        .margin_right(150)
         .margin_left(8)
         .margin_bottom(8)
         .x_label_area_size(44)
         .y_label_area_size(56)
-        .build_cartesian_2d((1.0..most_names).log_scale(), 0.0..(most_cost * 1.1))?;
+        // Logarithmic upwards as well: stock's cost at many names would flatten all else to one line.
+        .build_cartesian_2d(
+            (1.0..most_names).log_scale(),
+            (least_cost * 0.7..most_cost * 1.5).log_scale(),
+        )?;
     let text = ("sans-serif", 13).into_font().color(&INK);
     chart
         .configure_mesh()
@@ -71,7 +79,7 @@ pub(crate) fn draw(points: &[Point], file: &Path, caption: &str) -> Result<(), B
         .label_style(text.clone())
         .axis_desc_style(text)
         .x_desc("names registered")
-        .y_desc("microseconds of CPU")
+        .y_desc("microseconds of CPU, logarithmic")
         .x_label_formatter(&|names| format!("{names:.0}"))
         .y_label_formatter(&|cost| format!("{cost:.0}"))
         .draw()?;
@@ -100,7 +108,7 @@ pub(crate) fn draw(points: &[Point], file: &Path, caption: &str) -> Result<(), B
             .into_font()
             .color(&colour)
             .pos(Pos::new(HPos::Left, vertical));
-        let words = format!("{}: {:.0} us", label(kind), end.1);
+        let words = format!("{}: {:.1} us", label(kind), end.1);
         chart.draw_series([EmptyElement::at(end) + Text::new(words, (8, 0), style)])?;
     }
     root.present()?;
