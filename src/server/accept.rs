@@ -24,10 +24,10 @@ use super::state::Server;
 use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE, listen};
 use crate::log::Level;
 
-/// How events are called: registrations by their numbers, which never get as far as the listening
-/// sockets, by their places behind this one;
-const FIRST_LISTENER: u64 = 1 << 63;
-/// and a word of the event loop.
+/// An event's number is a registration's; or from here on a listening socket's, by its place in the list.
+/// Registrations never get as far: they go on from a kept one's number, which is less than 2^63 (`record`).
+const FIRST_LISTENER: u64 = 3 << 62;
+/// The number of a word from the event loop.
 const WORD: u64 = u64::MAX;
 /// accept(2)'s errors are told at most this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
