@@ -106,7 +106,8 @@ struct Place {
     source: Ipv4Addr,
     number: usize,
     connected: bool,
-    opened: Instant,
+    /// When it was last.
+    opened: Option<Instant>,
     dripped: Instant,
 }
 
@@ -120,7 +121,7 @@ impl<'f> Thread<'f> {
                 source: flood.sources[at % flood.sources.len()],
                 number: 0,
                 connected: false,
-                opened: now.checked_sub(flood.pause).unwrap(),
+                opened: None,
                 dripped: now,
             })
             .collect();
@@ -182,10 +183,12 @@ impl<'f> Thread<'f> {
         for at in 0..self.places.len() {
             let place = &mut self.places[at];
             match &place.stream {
-                None if burning && now.duration_since(place.opened) >= self.flood.pause => {
-                    self.open(at, now);
+                None => {
+                    let paused = |opened| now.duration_since(opened) >= self.flood.pause;
+                    if burning && place.opened.is_none_or(paused) {
+                        self.open(at, now);
+                    }
                 }
-                None => {}
                 Some(stream) => {
                     let drips = self.flood.then == Then::Drip && place.connected;
                     if drips && now.duration_since(place.dripped) >= A_SECOND {
@@ -229,7 +232,7 @@ impl<'f> Thread<'f> {
         place.stream = Some(socket.into());
         place.number = self.next;
         place.connected = false;
-        place.opened = now;
+        place.opened = Some(now);
         place.dripped = now;
         self.next += THREADS;
         self.open += 1;
