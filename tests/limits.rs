@@ -599,7 +599,7 @@ fn what_waits_in_the_queue_is_answered_before_the_end() {
     let config = limits("request-timeout = \"60s\"");
     let mut service = Service::start(&server, &config);
     let _name = service.hold("api");
-    service.signal(Signal::SIGSTOP);
+    process::pause(service.pid());
     let mut asked: Vec<_> = (0..3).map(|_| member.connect(server.v4())).collect();
     asked.iter_mut().for_each(|stream| send(stream, LOOKUP));
     // Of this host, which has no share: more than are accepted in a row.

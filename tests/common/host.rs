@@ -162,15 +162,33 @@ pub(crate) mod process {
         stat(pid).is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"))
     }
 
-    /// Stops it (SIGSTOP) while `meanwhile` runs, so that all of that is there when it goes on.
-    pub(crate) fn paused<T>(pid: u32, meanwhile: impl FnOnce() -> T) -> T {
-        let signal = |signal| kill(Pid::from_raw(pid.cast_signed()), signal).expect("a process");
-        signal(Signal::SIGSTOP);
+    fn signal(pid: u32, signal: Signal) {
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("a process");
+    }
+
+    /// Stops it (SIGSTOP), and returns when each of its threads has: until then one may still take what
+    /// comes.
+    pub(crate) fn pause(pid: u32) {
+        signal(pid, Signal::SIGSTOP);
+        let is_paused = |stat: &str| {
+            let state = stat.rsplit_once(')').map(|(_, fields)| fields.trim_start());
+            state.is_some_and(|state| state.starts_with('T'))
+        };
         wait_for("the process to pause", || {
-            (stat(pid)?.first()? == "T").then_some(())
+            let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            let all = threads.all(|thread| {
+                let stat = thread.and_then(|it| fs::read_to_string(it.path().join("stat")));
+                stat.is_ok_and(|stat| is_paused(&stat))
+            });
+            all.then_some(())
         });
+    }
+
+    /// Stops it while `meanwhile` runs, so that all of that is there when it goes on.
+    pub(crate) fn paused<T>(pid: u32, meanwhile: impl FnOnce() -> T) -> T {
+        pause(pid);
         let result = meanwhile();
-        signal(Signal::SIGCONT);
+        signal(pid, Signal::SIGCONT);
         result
     }
 

@@ -454,7 +454,7 @@ fn a_burst_of_half_sent_requests_does_not_use_descriptors_up() {
     let service = start(&server, DESCRIPTORS, "");
     service.wait_until_said("the limit of 128 descriptors is good for ");
     let _name = service.hold(KNOWN);
-    service.signal(Signal::SIGSTOP);
+    process::pause(service.pid());
     let mut burst: Vec<TcpStream> = attacker.enter(|| {
         let to = [server.v4(), server.v6()].map(|ip| SocketAddr::new(ip, EPMD));
         let connect = |to| TcpStream::connect_timeout(&to, common::PATIENCE).unwrap();

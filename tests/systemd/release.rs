@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
+use super::common::host::process;
 use super::common::wait_for;
 use super::common::wire::{Answer, Node, ask, frame, read_to_end};
 use super::load::Nodes;
@@ -19,7 +20,7 @@ fn names_of_dead_nodes_are_gone_within_two_seconds() {
         let mut nodes = Nodes::register("n", 100);
         for end in [Signal::SIGKILL, Signal::SIGTERM] {
             let daemon = service.daemon();
-            signal(daemon, Signal::SIGSTOP);
+            process::pause(daemon);
             for (number, stream) in nodes.take_half().into_iter().enumerate() {
                 if number % 2 == 0 {
                     // Its close is a reset.
@@ -82,7 +83,7 @@ fn a_node_that_sends_something_meanwhile_is_closed() {
         service.systemctl("start");
         let (mut stream, _) = hold(&Node::new("api"));
         let daemon = service.daemon();
-        signal(daemon, Signal::SIGSTOP);
+        process::pause(daemon);
         stream.write_all(b"x").expect("sent");
         signal(daemon, Signal::SIGKILL);
         assert_eq!(lookup(local(), "api"), unknown());
@@ -126,7 +127,7 @@ fn creation(service: &Service<'_>, node: &Node, seen: bool) -> u32 {
             (lookup(local(), &node.name) == unknown()).then_some(())
         });
     } else {
-        signal(daemon, Signal::SIGSTOP);
+        process::pause(daemon);
         drop(stream);
     }
     signal(daemon, Signal::SIGKILL);
