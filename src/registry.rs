@@ -2,7 +2,8 @@
 //!
 //! A lookup costs the same with one name as with a million; a registration or release adds one step
 //! in an ordered map, which keeps "newest first". Knows no sockets: who holds a name is a type of
-//! the caller's. Names that are gone are remembered for their creation. Called by `desk` alone.
+//! the caller's. Names that are gone are remembered for their creation. Called by `desk`,
+//! and by `server` for what no request asks for: an end, a restart, the status.
 
 use std::borrow::Borrow;
 use std::collections::hash_map::RandomState;

@@ -251,25 +251,16 @@ fn encode_alive2(highest: u16, result: u8, creation: u32, out: &mut Vec<u8>) {
 
 /// `PORT2_RESP`: here is the node.
 pub fn encode_found(node: &Node<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[PORT2_RESP, 0]);
+    out.extend([PORT2_RESP, 0]);
     encode_facts(node, out);
 }
 
 /// What `ALIVE2_REQ` and `PORT2_RESP` say of a node alike.
 fn encode_facts(node: &Node<'_>, out: &mut Vec<u8>) {
-    let [port_high, port_low] = node.port.to_be_bytes();
-    let [highest_high, highest_low] = node.highest.to_be_bytes();
-    let [lowest_high, lowest_low] = node.lowest.to_be_bytes();
-    out.extend_from_slice(&[
-        port_high,
-        port_low,
-        node.kind,
-        node.protocol,
-        highest_high,
-        highest_low,
-        lowest_high,
-        lowest_low,
-    ]);
+    out.extend(node.port.to_be_bytes());
+    out.extend([node.kind, node.protocol]);
+    out.extend(node.highest.to_be_bytes());
+    out.extend(node.lowest.to_be_bytes());
     encode_field(node.name, out);
     encode_field(node.extra, out);
 }
@@ -278,7 +269,7 @@ fn encode_facts(node: &Node<'_>, out: &mut Vec<u8>) {
 /// extra field always fits).
 fn encode_field(field: &[u8], out: &mut Vec<u8>) {
     let length = u16::try_from(field.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
+    out.extend(length.to_be_bytes());
     out.extend_from_slice(field.get(..usize::from(length)).unwrap_or(field));
 }
 

@@ -3,7 +3,7 @@
 //! `welcome` is the whole way of a usual request: read without waiting, have the desk answer, send,
 //! close. What can't be finished there becomes a task: a connection whose request has not come
 //! (`wait_for_request`), or whose answer the peer does not read as fast as it is made
-//! (`send_the_rest`). Both hold a slot, and both have `request-timeout`. Called by `server`'s loop.
+//! (`send_the_rest`). Both hold a slot, and both have `request-timeout`. Called by `accept`.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};

@@ -227,20 +227,19 @@ impl Control {
     /// Has the exporter listen where the settings say.
     fn export_metrics(&mut self) {
         let server = &self.server;
-        let Server {
-            log, descriptors, ..
-        } = &**server;
         let state = server.state();
         let listen = state.settings.metrics;
         if self.exporter.is_none() && listen.is_some() {
             match Exporter::start(
                 Arc::clone(&state.counters),
-                *descriptors,
+                server.descriptors,
                 server.started_at(),
-                log.clone(),
+                server.log.clone(),
             ) {
                 Ok(exporter) => self.exporter = Some(exporter),
-                Err(error) => log.note(Level::Error, format!("no metrics: {error}")),
+                Err(error) => server
+                    .log
+                    .note(Level::Error, format!("no metrics: {error}")),
             }
         }
         if let Some(exporter) = &self.exporter {

@@ -68,7 +68,7 @@ pub(super) struct State {
     pub(super) slots: Slots,
     /// How to tell a connection that it has to make room.
     pub(super) waiting: HashMap<slots::Id, oneshot::Sender<Setting>>,
-    /// How many have been told so and have not left yet: their descriptors are still in use.
+    /// How many have been told so, and have not left yet: their descriptors are still in use.
     pub(super) leaving: usize,
     pub(super) audit: Audit,
     pub(super) counters: Arc<Counters>,
