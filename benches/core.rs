@@ -20,13 +20,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use hardened_epmd::access::{Decision, Networks, Rules};
-use hardened_epmd::audit::{Audit, Hint};
-use hardened_epmd::config;
-use hardened_epmd::desk::{Desk, Holder, Step};
-use hardened_epmd::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
-use hardened_epmd::registry::Registry;
-use hardened_epmd::wire::{self, Node, Request};
+use hardened_epmd::config::Settings;
+use hardened_epmd::core::access::{Decision, Networks, Rules};
+use hardened_epmd::core::audit::Audit;
+use hardened_epmd::core::desk::{Desk, Holder, Step};
+use hardened_epmd::core::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
+use hardened_epmd::core::registry::Registry;
+use hardened_epmd::core::wire::{self, Node, Request};
 use ipnet::IpNet;
 
 /// The long access list.
@@ -214,7 +214,7 @@ fn refusal(source: u32) -> Outcome<'static> {
 
 fn audit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("audit");
-    let new = || Audit::new(&config::Audit::default(), Hint::default());
+    let new = || Audit::new(Settings::default().audit_policy());
     let now = Duration::from_secs(1);
     group.bench_function("a repeat", |bencher| {
         let mut audit = new();

@@ -10,20 +10,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use hardened_epmd::client;
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Snapshot, Sources};
-use hardened_epmd::control::{self, CONTROL_SOCKET};
-use hardened_epmd::doctor;
+use hardened_epmd::core::status::CONTROL_SOCKET;
+use hardened_epmd::core::wire::Request;
+use hardened_epmd::daemon::listen::{self, Bound, ListenError};
+use hardened_epmd::daemon::log::{Level, Log};
+use hardened_epmd::daemon::server::{self, Keeping, Start, budget};
+use hardened_epmd::daemon::systemd::inherited::{self, Inherited};
+use hardened_epmd::daemon::systemd::store::Store;
+use hardened_epmd::daemon::systemd::{self, KeptSettings, Notifier};
 use hardened_epmd::exit::Exit;
-use hardened_epmd::log::{Level, Log};
-use hardened_epmd::refused;
-use hardened_epmd::server::listen::{self, Bound, ListenError};
-use hardened_epmd::server::{self, Keeping, Start, budget};
 use hardened_epmd::sys;
-use hardened_epmd::systemd::inherited::{self, Inherited};
-use hardened_epmd::systemd::store::Store;
-use hardened_epmd::systemd::{self, KeptSettings, Notifier};
-use hardened_epmd::wire::Request;
+use hardened_epmd::tools::client;
+use hardened_epmd::tools::control;
+use hardened_epmd::tools::doctor;
+use hardened_epmd::tools::refused;
 
 /// How long a service waits for a port that somebody else holds.
 const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(5);

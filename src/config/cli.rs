@@ -13,7 +13,7 @@ use getopts::{Fail, Matches, Options};
 use super::diagnostic::quote;
 use super::options::{OPTIONS, OptionSpec, Section, usage};
 use super::sources::{Given, Sources};
-use crate::doctor::Target;
+use super::target::Target;
 use crate::exit::Exit;
 
 /// How the daemon runs.

@@ -15,7 +15,7 @@ use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 use super::diagnostic::{Problem, Text, quote};
 use super::nets::{self, ListenOn};
 use super::{Audit, Format, Limits, Origin, Settings, keys, syntax, values};
-use crate::access::Networks;
+use crate::core::access::Networks;
 
 /// Digits of a number that are shown.
 const MOST_DIGITS: usize = 40;

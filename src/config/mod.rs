@@ -14,6 +14,7 @@ mod read;
 mod show;
 mod sources;
 mod syntax;
+mod target;
 mod values;
 
 #[cfg(test)]
@@ -29,7 +30,11 @@ pub(crate) use self::keys::bare_or_quoted as key;
 pub use self::options::{OPTIONS, OptionSpec, Section, help, usage, version};
 pub use self::show::show;
 pub use self::sources::{Snapshot, Sources};
-use crate::access::Rules;
+pub use self::target::Target;
+pub use crate::core::audit::Origin;
+
+use crate::core::access::Rules;
+use crate::core::audit::{Hint, Policy};
 
 /// epmd's registered port.
 pub const DEFAULT_PORT: u16 = 4369;
@@ -99,19 +104,21 @@ impl Default for Settings {
     }
 }
 
-/// Where a setting's value comes from. A later one replaces all of an earlier one, so a peer has to be
-/// added where the value is, or it would be added to no avail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    #[default]
-    Default,
-    /// The file.
-    File,
-    /// An environment variable.
-    Environment,
-    /// The command line.
-    CommandLine,
+impl Settings {
+    /// What the audit goes by.
+    #[must_use]
+    pub fn audit_policy(&self) -> Policy {
+        let file = self.file.clone();
+        Policy {
+            window: self.audit.window,
+            lookups: self.audit.lookups,
+            hint: Hint {
+                file: file.unwrap_or_else(|| DEFAULT_FILE.into()),
+                allow: self.allow_from,
+                listen: self.listen_from,
+            },
+        }
+    }
 }
 
 /// `[limits]`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::diagnostic::show_path;
 use super::{Format, Settings};
-use crate::access::Networks;
+use crate::core::access::Networks;
 
 /// How many elements of a list are shown; the rest is counted.
 const MOST_SHOWN: usize = 20;

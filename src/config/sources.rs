@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::diagnostic::{Errors, Problem, Text};
 use super::nets::{self, ListenOn};
 use super::{DEFAULT_FILE, Origin, Settings, file, read, values};
-use crate::access::Networks;
+use crate::core::access::Networks;
 
 /// Values as they were given, unchecked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::access::Networks;
+use crate::core::access::Networks;
 use crate::exit::Exit;
 
 /// A folder of the test's own, gone with it.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use hardened_epmd::access::{Decision, Networks, Rules};
-use hardened_epmd::outcome::{Ends, Operation, Reason};
+use hardened_epmd::core::access::{Decision, Networks, Rules};
+use hardened_epmd::core::outcome::{Ends, Operation, Reason};
 use ipnet::IpNet;
 
 use super::input::Input;

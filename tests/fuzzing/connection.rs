@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use hardened_epmd::access::{Networks, Rules};
-use hardened_epmd::audit::{Audit, Event};
 use hardened_epmd::config::Settings;
-use hardened_epmd::counters::Counters;
-use hardened_epmd::desk::{Desk, Holder, LISTING_CHUNK, Reply, Step};
-use hardened_epmd::outcome::{Ends, Operation, Outcome, Reason, Verdict};
-use hardened_epmd::registry::{MAX_GONE, Registry};
-use hardened_epmd::wire::{LENGTH_FIELD, MAX_NAME_BYTES, MAX_REQUEST};
+use hardened_epmd::core::access::{Networks, Rules};
+use hardened_epmd::core::audit::{Audit, Event};
+use hardened_epmd::core::counters::Counters;
+use hardened_epmd::core::desk::{Desk, Holder, LISTING_CHUNK, Reply, Step};
+use hardened_epmd::core::outcome::{Ends, Operation, Outcome, Reason, Verdict};
+use hardened_epmd::core::registry::{MAX_GONE, Registry};
+use hardened_epmd::core::wire::{LENGTH_FIELD, MAX_NAME_BYTES, MAX_REQUEST};
 
 use super::input::Input;
 
@@ -98,7 +98,6 @@ impl Daemon {
             served: None,
         };
         let settings = Settings::default();
-        let hint = hardened_epmd::audit::Hint::of(&settings);
         Self {
             desk: Desk {
                 rules,
@@ -106,7 +105,7 @@ impl Daemon {
                 relaxed_command_check: flags & 4 != 0,
                 registry: Registry::default(),
             },
-            audit: Audit::new(&settings.audit, hint),
+            audit: Audit::new(settings.audit_policy()),
             counters: Counters::default(),
             nodes: Vec::new(),
             connections: 0,

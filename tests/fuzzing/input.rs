@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hardened_epmd::wire::Node;
+use hardened_epmd::core::wire::Node;
 
 /// The bytes that are left.
 pub struct Input<'a>(pub &'a [u8]);

@@ -1,8 +1,8 @@
 //! `record`: what systemd's store gives back is a record as it was written, or is told apart.
 
-use hardened_epmd::registry::MIN_CREATION;
-use hardened_epmd::systemd::record::{MAX_RECORD, Record};
-use hardened_epmd::wire::{MAX_EXTRA, name_fault};
+use hardened_epmd::core::registry::MIN_CREATION;
+use hardened_epmd::core::wire::{MAX_EXTRA, name_fault};
+use hardened_epmd::daemon::systemd::record::{MAX_RECORD, Record};
 
 use super::input::Input;
 

@@ -1,7 +1,7 @@
 //! `wire`: any bytes decode to something, always the same; what is encoded decodes to itself; every
 //! answer has its form.
 
-use hardened_epmd::wire::{
+use hardened_epmd::core::wire::{
     self, Decoded, LENGTH_FIELD, MAX_EXTRA, MAX_NAME_CHARS, MAX_REQUEST, Node, Request,
     creation_for, name_fault,
 };

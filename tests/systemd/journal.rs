@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::common::wait_for;
 use super::common::wire::{Answer, ask, frame};
 use super::{PORT, Service, lookup, on_a_host};
-use hardened_epmd::log::REFUSED_MESSAGE_ID;
+use hardened_epmd::daemon::log::REFUSED_MESSAGE_ID;
 
 /// The journal's entries of the unit that match, once there are `count`.
 fn entries(service: &Service<'_>, matches: &str, count: usize) -> Vec<Value> {

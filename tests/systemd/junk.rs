@@ -6,8 +6,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use hardened_epmd::systemd::record::Record;
-use hardened_epmd::wire;
+use hardened_epmd::core::wire;
+use hardened_epmd::daemon::systemd::record::Record;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };

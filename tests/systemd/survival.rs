@@ -11,7 +11,7 @@ use super::common::wait_for;
 use super::common::wire::Node;
 use super::load::{Nodes, Tally, under_load};
 use super::{Service, local, long, on_a_host, program, signal};
-use hardened_epmd::server::budget::raise_descriptor_limit;
+use hardened_epmd::daemon::server::budget::raise_descriptor_limit;
 
 /// How long a lookup may take at most while the daemon is restarted.
 const UNNOTICED: Duration = Duration::from_millis(250);

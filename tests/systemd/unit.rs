@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::Signal;
 
 use hardened_epmd::config::Limits;
+use hardened_epmd::daemon::log::REFUSED_MESSAGE_ID;
+use hardened_epmd::daemon::server::budget::Budget;
 use hardened_epmd::exit::Exit;
-use hardened_epmd::log::REFUSED_MESSAGE_ID;
-use hardened_epmd::server::budget::Budget;
 
 use super::common::PATIENCE;
 use super::common::binary::{Epmd, finish};

@@ -1,0 +1,509 @@
+//! What a line of the audit says to people.
+//!
+//! Names the setting that refused, as it is written in the file, and on the first refusal of a peer
+//! the line that would admit it. The machine-readable fields stand beside it in `Event`; nothing is
+//! decided here. Names arrive escaped. Called by `audit` only.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::table::{Row, SOURCES};
+use super::{Event, Kind, escape, escape_name};
+use crate::core::outcome::{Operation, Outcome, Reason, Setting, Verdict};
+
+/// What a message has to know of the settings, to say which line would admit a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The file that was read, or that would be read if it were there.
+    pub file: PathBuf,
+    /// Where `access.allow` comes from: the file, `EPMD_ALLOW` or `-allow`.
+    pub allow: Origin,
+    /// Where `listen` comes from: the file, `ERL_EPMD_ADDRESS` or `-address`.
+    pub listen: Origin,
+}
+
+/// Where a setting's value comes from. A later one replaces all of an earlier one, so a peer has to be
+/// added where the value is, or it would be added to no avail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// The file.
+    File,
+    /// An environment variable.
+    Environment,
+    /// The command line.
+    CommandLine,
+}
+
+/// Makes the line that is due for a row, which counts as told then.
+pub(super) fn of_row(row: &mut Row, source: IpAddr, now: Duration, hint: &Hint) -> Event {
+    let sum = row.take(now);
+    let several = sum.is_some();
+    let name = row.name().filter(|_| !(several && row.names_differ));
+    let node = name.map(escape_name);
+    let line = Line {
+        kind: row.kind,
+        operation: row.operation,
+        reason: row.reason,
+        setting: row.setting.filter(|_| !(several && row.settings_differ)),
+        name: match &node {
+            Some(name) => Name::One(name),
+            None if several && row.names_differ => Name::Several,
+            None => Name::None,
+        },
+        peer: source,
+        local: row.local,
+    };
+    Event {
+        kind: row.kind,
+        operation: Some(row.operation),
+        peer: Some((source, row.port)),
+        local: Some(row.local),
+        reason: Some(row.reason),
+        repeats: sum.map_or(0, |(repeats, _)| repeats),
+        message: match sum {
+            None => line.first(hint),
+            Some((repeats, elapsed)) => line.sum(hint, repeats, elapsed),
+        },
+        node,
+    }
+}
+
+/// The line of an answered lookup.
+pub(super) fn lookup(outcome: &Outcome<'_>) -> Event {
+    let peer = outcome.ends.peer().ip();
+    let node = outcome.node.map(escape_name);
+    let name = node.as_deref().unwrap_or_default();
+    let tail = match outcome.verdict {
+        Verdict::Unknown => ": the name is not registered",
+        _ => "",
+    };
+    Event {
+        kind: Kind::Lookup,
+        operation: Some(Operation::Lookup),
+        peer: Some((peer, outcome.ends.peer().port())),
+        local: Some(outcome.ends.local().ip()),
+        reason: None,
+        repeats: 0,
+        message: format!("answered lookup of \"{name}\" from {peer}{tail}"),
+        node,
+    }
+}
+
+/// The line that counts answered lookups beyond the budget.
+pub(super) fn more_lookups(count: u64) -> Event {
+    let lookups = if count == 1 { "lookup" } else { "lookups" };
+    let message = format!("answered {count} more {lookups}");
+    Event {
+        operation: Some(Operation::Lookup),
+        ..of_many(Kind::Lookup, count, message)
+    }
+}
+
+/// The line that counts what fell out of the table untold.
+pub(super) fn overflow(kind: Kind, count: u64) -> Event {
+    let requests = if count == 1 { "request" } else { "requests" };
+    let verb = verb(kind);
+    let message =
+        format!("{verb} {count} more {requests} from sources beyond the {SOURCES} tracked");
+    of_many(kind, count, message)
+}
+
+fn of_many(kind: Kind, repeats: u64, message: String) -> Event {
+    Event {
+        kind,
+        operation: None,
+        node: None,
+        peer: None,
+        local: None,
+        reason: None,
+        repeats,
+        message,
+    }
+}
+
+/// The name that was asked for, escaped.
+#[derive(Clone, Copy, Debug)]
+enum Name<'a> {
+    None,
+    One(&'a str),
+    Several,
+}
+
+/// What a line about one source says.
+#[derive(Clone, Copy, Debug)]
+struct Line<'a> {
+    kind: Kind,
+    operation: Operation,
+    reason: Reason,
+    /// `None` also where several settings decided.
+    setting: Option<Setting>,
+    name: Name<'a>,
+    peer: IpAddr,
+    local: IpAddr,
+}
+
+impl Line<'_> {
+    /// The message of a first refusal, with the line that would admit the peer.
+    fn first(&self, hint: &Hint) -> String {
+        let mut text = self.what(hint);
+        if self.reason == Reason::NotAllowed
+            && let Some(place) = self.admitting(hint)
+        {
+            let _ = write!(text, " (to admit it: add \"{}\" to {place})", self.peer);
+        }
+        text
+    }
+
+    /// The message of a sum: how many more there were, in how long a time.
+    fn sum(&self, hint: &Hint, repeats: u64, elapsed: Duration) -> String {
+        let mut text = self.what(hint);
+        let times = if repeats == 1 { "time" } else { "times" };
+        let _ = write!(text, ", {repeats} more {times} in ");
+        let _ = match elapsed {
+            short if short < Duration::from_secs(1) => write!(text, "{} ms", short.as_millis()),
+            long => write!(text, "{:.0} s", long.as_secs_f64()),
+        };
+        text
+    }
+
+    fn what(&self, hint: &Hint) -> String {
+        let what = match self.operation {
+            Operation::Lookup => "lookup",
+            Operation::List => "list",
+            Operation::Register => "registration",
+            Operation::Dump => "dump",
+            Operation::Kill => "kill",
+            Operation::Stop => "stop",
+            Operation::Invalid => "invalid request",
+            Operation::None => "connection",
+        };
+        let of = match self.name {
+            Name::None => String::new(),
+            Name::One(name) => format!(" of \"{name}\""),
+            Name::Several => " of different names".into(),
+        };
+        let (verb, peer) = (verb(self.kind), self.peer);
+        format!("{verb} {what}{of} from {peer}: {}", self.why(hint))
+    }
+
+    fn why(&self, hint: &Hint) -> String {
+        match self.reason {
+            Reason::NotAllowed => self.not_allowed(),
+            Reason::Denied => "in access.deny".into(),
+            Reason::NotLocal => match self.operation {
+                Operation::Register => "only this host may register".into(),
+                other => format!("only this host may {other}"),
+            },
+            Reason::AddressNotServed => {
+                let setting = match hint.listen {
+                    Origin::Default => "ERL_EPMD_ADDRESS, -address or listen".into(),
+                    Origin::File => format!("listen of {}", file(hint)),
+                    Origin::Environment => "ERL_EPMD_ADDRESS".into(),
+                    Origin::CommandLine => "-address".into(),
+                };
+                format!("it came to {}, which is not in {setting}", self.local)
+            }
+            Reason::Malformed => match self.operation {
+                Operation::Register => "its name is one that no node may have",
+                _ => "its bytes are no request",
+            }
+            .into(),
+            Reason::Closed => match self.operation {
+                Operation::None => "closed before its request was whole",
+                _ => "closed before it was answered",
+            }
+            .into(),
+            Reason::Timeout => match self.operation {
+                Operation::None => "its request was not whole within limits.request-timeout",
+                _ => "its answer was not read within limits.request-timeout",
+            }
+            .into(),
+            Reason::TooMany => match self.setting {
+                Some(Setting::PerSource) => "limits.per-source is reached",
+                Some(Setting::Connections) => "limits.connections is reached",
+                Some(Setting::Registrations) => "limits.registrations is reached",
+                _ => "a limit is reached",
+            }
+            .into(),
+        }
+    }
+
+    fn not_allowed(&self) -> String {
+        match (self.operation, self.setting, self.name) {
+            (Operation::Kill, ..) => {
+                "names are registered, and relaxed_command_check is off".into()
+            }
+            (Operation::Stop, ..) => "relaxed_command_check is off".into(),
+            (_, Some(Setting::Node), Name::One(name)) => {
+                format!("not in access.node.{}.allow", key(name))
+            }
+            (_, Some(Setting::Node), _) => "not in allow of [access.node]".into(),
+            (_, Some(Setting::List), _) => "not in access.list".into(),
+            (_, None, Name::Several) => "not in access.allow, or allow of [access.node]".into(),
+            _ => "not in access.allow".into(),
+        }
+    }
+
+    /// Where the peer would have to be added, for a lookup or a list.
+    fn admitting(&self, hint: &Hint) -> Option<String> {
+        let file = file(hint);
+        match (self.operation, self.setting, self.name) {
+            (Operation::Lookup, Some(Setting::Node), Name::One(name)) => {
+                Some(format!("allow in [access.node.{}] of {file}", key(name)))
+            }
+            (Operation::List, Some(Setting::List), _) => {
+                Some(format!("list in [access] of {file}"))
+            }
+            (Operation::Lookup | Operation::List, Some(Setting::Allow) | None, _) => {
+                Some(match hint.allow {
+                    Origin::Default => format!("allow in [access] of {file}, or to EPMD_ALLOW"),
+                    Origin::File => format!("allow in [access] of {file}"),
+                    Origin::Environment => "EPMD_ALLOW".into(),
+                    Origin::CommandLine => "-allow".into(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn verb(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Refused => "refused",
+        Kind::WouldRefuse => "would refuse",
+        Kind::Lookup => "answered",
+    }
+}
+
+/// A name as a key of the file: quoted where TOML wants that. Such a name stands in the file already,
+/// so it is the operator's, not a stranger's.
+fn key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.chars().all(bare) {
+        name.into()
+    } else {
+        format!("\"{name}\"")
+    }
+}
+
+fn file(hint: &Hint) -> String {
+    escape(hint.file.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Default for Hint {
+        fn default() -> Self {
+            Self {
+                file: "/etc/epmd.toml".into(),
+                allow: Origin::Default,
+                listen: Origin::Default,
+            }
+        }
+    }
+    use {Operation as O, Reason as R, Setting as S};
+
+    fn line(operation: Operation, reason: Reason, setting: Option<Setting>) -> Line<'static> {
+        Line {
+            kind: Kind::Refused,
+            operation,
+            reason,
+            setting,
+            name: match operation {
+                Operation::Lookup | Operation::Register | Operation::Stop => Name::One("wg_man"),
+                _ => Name::None,
+            },
+            peer: [203, 0, 113, 9].into(),
+            local: [10, 0, 3, 5].into(),
+        }
+    }
+
+    #[test]
+    fn a_first_refusal_names_the_line_that_would_admit_the_peer() {
+        for (operation, setting, told) in [
+            (
+                O::Lookup,
+                S::Allow,
+                "refused lookup of \"wg_man\" from 203.0.113.9: not in access.allow \
+                 (to admit it: add \"203.0.113.9\" to allow in [access] of /etc/epmd.toml, or to EPMD_ALLOW)",
+            ),
+            (
+                O::Lookup,
+                S::Node,
+                "refused lookup of \"wg_man\" from 203.0.113.9: not in access.node.wg_man.allow \
+                 (to admit it: add \"203.0.113.9\" to allow in [access.node.wg_man] of /etc/epmd.toml)",
+            ),
+            (
+                O::List,
+                S::List,
+                "refused list from 203.0.113.9: not in access.list \
+                 (to admit it: add \"203.0.113.9\" to list in [access] of /etc/epmd.toml)",
+            ),
+            (
+                O::List,
+                S::Allow,
+                "refused list from 203.0.113.9: not in access.allow \
+                 (to admit it: add \"203.0.113.9\" to allow in [access] of /etc/epmd.toml, or to EPMD_ALLOW)",
+            ),
+        ] {
+            let line = line(operation, Reason::NotAllowed, Some(setting));
+            assert_eq!(line.first(&Hint::default()), told);
+        }
+    }
+
+    /// EPMD_ALLOW takes the place of the file's list: a peer added to the other one stays refused,
+    /// or shuts everyone else out.
+    #[test]
+    fn the_named_line_is_where_the_list_in_force_comes_from() {
+        let line = line(Operation::Lookup, Reason::NotAllowed, Some(Setting::Allow));
+        for (allow, end) in [
+            (Origin::File, "\" to allow in [access] of /srv/e\\n.toml)"),
+            (Origin::Environment, "\" to EPMD_ALLOW)"),
+            (Origin::CommandLine, "\" to -allow)"),
+        ] {
+            let hint = Hint {
+                file: "/srv/e\n.toml".into(),
+                allow,
+                listen: Origin::Default,
+            };
+            let told = line.first(&hint);
+            assert!(told.ends_with(end), "{told}");
+        }
+    }
+
+    #[test]
+    fn every_reason_says_what_it_was() {
+        for (operation, reason, setting, told) in [
+            (
+                O::Lookup,
+                R::Denied,
+                None,
+                "refused lookup of \"wg_man\" from 203.0.113.9: in access.deny",
+            ),
+            (
+                O::Register,
+                R::NotLocal,
+                None,
+                "refused registration of \"wg_man\" from 203.0.113.9: only this host may register",
+            ),
+            (
+                O::Dump,
+                R::NotLocal,
+                None,
+                "refused dump from 203.0.113.9: only this host may dump",
+            ),
+            (
+                O::Stop,
+                R::NotAllowed,
+                None,
+                "refused stop of \"wg_man\" from 203.0.113.9: relaxed_command_check is off",
+            ),
+            (
+                O::Kill,
+                R::NotAllowed,
+                None,
+                "refused kill from 203.0.113.9: names are registered, and relaxed_command_check is off",
+            ),
+            (
+                O::Invalid,
+                R::Malformed,
+                None,
+                "refused invalid request from 203.0.113.9: its bytes are no request",
+            ),
+            (
+                O::Register,
+                R::Malformed,
+                None,
+                "refused registration of \"wg_man\" from 203.0.113.9: its name is one that no node may have",
+            ),
+            (
+                O::None,
+                R::Closed,
+                None,
+                "refused connection from 203.0.113.9: closed before its request was whole",
+            ),
+            (
+                O::None,
+                R::Timeout,
+                None,
+                "refused connection from 203.0.113.9: its request was not whole within limits.request-timeout",
+            ),
+            (
+                O::List,
+                R::Timeout,
+                None,
+                "refused list from 203.0.113.9: its answer was not read within limits.request-timeout",
+            ),
+            (
+                O::None,
+                R::TooMany,
+                Some(S::Connections),
+                "refused connection from 203.0.113.9: limits.connections is reached",
+            ),
+            (
+                O::None,
+                R::TooMany,
+                Some(S::PerSource),
+                "refused connection from 203.0.113.9: limits.per-source is reached",
+            ),
+            (
+                O::Register,
+                R::TooMany,
+                Some(S::Registrations),
+                "refused registration of \"wg_man\" from 203.0.113.9: limits.registrations is reached",
+            ),
+            (
+                O::List,
+                R::AddressNotServed,
+                None,
+                "refused list from 203.0.113.9: it came to 10.0.3.5, which is not in ERL_EPMD_ADDRESS, -address or listen",
+            ),
+        ] {
+            assert_eq!(
+                line(operation, reason, setting).first(&Hint::default()),
+                told
+            );
+        }
+        let hint = Hint {
+            listen: Origin::Environment,
+            ..Hint::default()
+        };
+        let told = line(O::List, R::AddressNotServed, None).first(&hint);
+        assert!(
+            told.ends_with("10.0.3.5, which is not in ERL_EPMD_ADDRESS"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn sums_say_how_many_more_in_what_time() {
+        let mut line = line(Operation::Lookup, Reason::NotAllowed, Some(Setting::Allow));
+        let sum = |line: Line<'_>, n, ms| line.sum(&Hint::default(), n, Duration::from_millis(ms));
+        assert_eq!(
+            sum(line, 37, 60_020),
+            "refused lookup of \"wg_man\" from 203.0.113.9: not in access.allow, 37 more times in 60 s"
+        );
+        line.kind = Kind::WouldRefuse;
+        line.name = Name::Several;
+        line.setting = None;
+        assert_eq!(
+            sum(line, 1, 250),
+            "would refuse lookup of different names from 203.0.113.9: \
+             not in access.allow, or allow of [access.node], 1 more time in 250 ms"
+        );
+    }
+
+    #[test]
+    fn a_key_that_toml_wants_quoted_is_quoted() {
+        assert_eq!(key("wg_man-2"), "wg_man-2");
+        assert_eq!(key("größe.x"), "\"größe.x\"");
+    }
+}

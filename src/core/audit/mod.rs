@@ -1,0 +1,351 @@
+//! Which refusals are told, and which are only counted.
+//!
+//! The first refusal of a (source, operation, reason) is told at once; repeats are counted and told
+//! as one line at the end of the window. Sources are tracked in bounded memory and lines have a budget
+//! for each second, so that a scanner can't flood the log; what finds no budget waits in the table,
+//! and what falls out of the table is summed up. No refusal is lost from the totals: a line with
+//! `repeats` 0 stands for one, any other line for `repeats` of them.
+//!
+//! Knows no clock and writes nothing: time is an argument, counted from the daemon's start, and lines
+//! are handed to the caller's `tell`. `server` records each outcome and calls [`Audit::due`] when
+//! [`Audit::next_due`] says so.
+
+mod budget;
+mod escape;
+mod message;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use escape::{escape, escape_name, escape_note};
+pub use message::{Hint, Origin};
+
+use crate::core::outcome::{Operation, Outcome, Reason, Verdict};
+use budget::Budget;
+use table::{Beyond, Table};
+
+/// Lines that the end of the daemon may tell at once, however many sources are untold: half of what
+/// the log keeps for its reader. The rest is summed up.
+const FLUSH_LINES: usize = 512;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A request was refused.
+    Refused,
+    /// A request was served that `access.enforce = true` would have refused.
+    WouldRefuse,
+    /// A lookup was answered (`audit.lookups`).
+    Lookup,
+}
+
+impl Kind {
+    /// Its name in the field `event`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::WouldRefuse => "would_refuse",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
+/// One line of the audit, ready to be told. Nothing in it can forge a line or a field: what came
+/// from a stranger is escaped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: Kind,
+    /// What was asked; absent only from the line that counts what could not be told one by one.
+    pub operation: Option<Operation>,
+    /// The name that was asked for, escaped; absent where there is none, or several.
+    pub node: Option<String>,
+    /// Who asked, canonical, and from which port; absent only from a line that counts what could not
+    /// be told one by one.
+    pub peer: Option<(IpAddr, u16)>,
+    /// The address it came to; absent as `peer` is.
+    pub local: Option<IpAddr>,
+    /// Why; absent from an answered lookup, and as `peer` is.
+    pub reason: Option<Reason>,
+    /// How many like it since the last line; 0 on the first.
+    pub repeats: u64,
+    /// The whole, for people.
+    pub message: String,
+}
+
+/// What the audit remembers of one (source, operation, reason), for `-status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// Who asked, canonical.
+    pub source: IpAddr,
+    /// Refused, or only would have been.
+    pub kind: Kind,
+    /// What was asked.
+    pub operation: Operation,
+    /// Why it was refused.
+    pub reason: Reason,
+    /// The name that was asked for last, escaped.
+    pub node: Option<String>,
+    /// When the first was, since the daemon's start.
+    pub first: Duration,
+    /// When the last was, since the daemon's start.
+    pub last: Duration,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// What the operator has to say in how refusals are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Repeats of a refusal within it are counted, and told once at its end.
+    pub window: Duration,
+    /// Tell answered lookups as well.
+    pub lookups: bool,
+    /// What messages say of the settings.
+    pub hint: Hint,
+}
+
+/// Decides which refusals are told.
+#[derive(Debug)]
+pub struct Audit {
+    policy: Policy,
+    table: Table,
+    /// Where [`Self::due`] begins to look, so that nobody waits for ever behind the same others.
+    begin: usize,
+    /// Nothing in the table has to be told before.
+    rows_due: Option<Duration>,
+    budget: Budget,
+    lookup_budget: Budget,
+    /// What fell out of the table untold.
+    beyond: Beyond,
+    /// When that is summed up.
+    overflow_due: Option<Duration>,
+    /// Answered lookups that found no budget.
+    more_lookups: u64,
+    /// When these are summed up.
+    lookups_due: Option<Duration>,
+}
+
+impl Audit {
+    /// An audit that has seen nothing.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            table: Table::new(),
+            begin: 0,
+            rows_due: None,
+            budget: Budget::default(),
+            lookup_budget: Budget::default(),
+            beyond: Beyond::default(),
+            overflow_due: None,
+            more_lookups: 0,
+            lookups_due: None,
+        }
+    }
+
+    /// Goes by new settings from now on (SIGHUP). What was counted stays; windows that are open end
+    /// as if they had begun with the new length.
+    pub fn reconfigure(&mut self, policy: Policy) {
+        self.policy = policy;
+        let rows = self.table.sources.iter().flat_map(|s| &s.rows);
+        let untold = rows.filter(|r| r.untold > 0);
+        self.rows_due = untold.map(|r| r.due(self.policy.window)).min();
+    }
+
+    /// Whether an outcome may be an event at all. Most are not, and are not worth a look at the clock.
+    #[must_use]
+    pub fn concerns(&self, outcome: &Outcome<'_>) -> bool {
+        outcome.reason.is_some() || self.policy.lookups
+    }
+
+    /// Takes one outcome. A reason makes it an event: `would_refuse` where it was answered, `refused`
+    /// everywhere else. The caller leaves out a connection that asked nothing (closed, timed out) if
+    /// its peer may ask (`Rules::may_ask`): a health check is no event.
+    pub fn record(&mut self, now: Duration, outcome: &Outcome<'_>, tell: &mut impl FnMut(Event)) {
+        // The caller's timer may be late under load; windows end in time all the same.
+        if self.next_due().is_some_and(|due| due <= now) {
+            self.due(now, tell);
+        }
+        match (outcome.reason, outcome.verdict) {
+            (Some(reason), Verdict::Answered | Verdict::Unknown) => {
+                self.refusal(now, Kind::WouldRefuse, reason, outcome, tell);
+            }
+            (Some(reason), Verdict::Refused | Verdict::Failed | Verdict::Taken) => {
+                self.refusal(now, Kind::Refused, reason, outcome, tell);
+            }
+            (None, Verdict::Answered | Verdict::Unknown)
+                if self.policy.lookups && outcome.operation == Operation::Lookup =>
+            {
+                self.lookup(now, outcome, tell);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// When [`Self::due`] has to be called next; `None` while nothing has to be timed.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Duration> {
+        let all = [self.rows_due, self.overflow_due, self.lookups_due];
+        all.into_iter().flatten().min()
+    }
+
+    /// Tells what has become due, as far as the budget goes.
+    pub fn due(&mut self, now: Duration, tell: &mut impl FnMut(Event)) {
+        if self.rows_due.is_some_and(|due| due <= now) {
+            self.rows_due = self.tell_rows(now, tell);
+        }
+        if self.overflow_due.is_some_and(|due| due <= now) {
+            self.overflow_due = self.tell_overflow(now, tell);
+        }
+        if self.lookups_due.is_some_and(|due| due <= now) {
+            self.lookups_due = if self.lookup_budget.take(now) {
+                let count = std::mem::take(&mut self.more_lookups);
+                tell(message::more_lookups(count));
+                None
+            } else {
+                Some(Budget::renewed(now))
+            };
+        }
+    }
+
+    /// Tells all that is untold, whatever the budget: the daemon ends. Beyond 512 lines the rest is
+    /// summed up.
+    pub fn flush(&mut self, now: Duration, tell: &mut impl FnMut(Event)) {
+        let mut left = FLUSH_LINES;
+        for source in &mut self.table.sources {
+            for row in &mut source.rows {
+                while row.untold > 0 && left > 0 {
+                    left -= 1;
+                    tell(message::of_row(row, source.address, now, &self.policy.hint));
+                }
+                self.beyond.add(row);
+                row.untold = 0;
+            }
+        }
+        for kind in Beyond::KINDS {
+            let count = self.beyond.take(kind);
+            if count > 0 {
+                tell(message::overflow(kind, count));
+            }
+        }
+        let lookups = std::mem::take(&mut self.more_lookups);
+        if lookups > 0 {
+            tell(message::more_lookups(lookups));
+        }
+        self.rows_due = None;
+        self.overflow_due = None;
+        self.lookups_due = None;
+    }
+
+    /// What is remembered, the most recent first.
+    pub fn tracked(&self) -> impl Iterator<Item = Tracked> {
+        let sources = self.table.sources.iter();
+        let mut all: Vec<_> = sources
+            .flat_map(|s| s.rows.iter().map(|r| (s.address, r)))
+            .collect();
+        all.sort_by_key(|(_, row)| std::cmp::Reverse(row.last));
+        all.into_iter().map(|(source, row)| Tracked {
+            source,
+            kind: row.kind,
+            operation: row.operation,
+            reason: row.reason,
+            node: row.name().map(escape_name),
+            first: row.first,
+            last: row.last,
+            count: row.total,
+        })
+    }
+
+    fn refusal(
+        &mut self,
+        now: Duration,
+        kind: Kind,
+        reason: Reason,
+        outcome: &Outcome<'_>,
+        tell: &mut impl FnMut(Event),
+    ) {
+        let beyond = &mut self.beyond;
+        let Some(row) = self.table.row(now, kind, reason, outcome, beyond) else {
+            return; // there is always one
+        };
+        row.count(now, outcome);
+        // With more than one untold, the row waits for its window or for budget already.
+        if row.untold == 1 {
+            let ends = row.due(self.policy.window);
+            if row.told_at.is_some() && now < ends {
+                self.rows_due = earlier(self.rows_due, ends);
+            } else {
+                row.told_at = None;
+                if self.budget.take(now) {
+                    let address = outcome.ends.peer().ip();
+                    tell(message::of_row(row, address, now, &self.policy.hint));
+                } else {
+                    self.rows_due = earlier(self.rows_due, Budget::renewed(now));
+                }
+            }
+        }
+        if self.overflow_due.is_none() && Beyond::KINDS.iter().any(|k| self.beyond.count(*k) > 0) {
+            self.overflow_due = Some(now.saturating_add(self.policy.window));
+        }
+    }
+
+    fn lookup(&mut self, now: Duration, outcome: &Outcome<'_>, tell: &mut impl FnMut(Event)) {
+        if self.lookup_budget.take(now) {
+            tell(message::lookup(outcome));
+        } else {
+            self.more_lookups = self.more_lookups.saturating_add(1);
+            let due = now.saturating_add(self.policy.window);
+            self.lookups_due.get_or_insert(due);
+        }
+    }
+
+    /// Tells the rows that are due, and says when to come again. All are looked through, which takes
+    /// a few us and happens at most once for each line told and once a second: cheaper than to
+    /// keep them in order at each refusal.
+    fn tell_rows(&mut self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
+        let mut next = None;
+        let middle = self.begin.min(self.table.sources.len());
+        let (before, after) = self.table.sources.split_at_mut(middle);
+        let after = after.iter_mut().zip(middle..);
+        for (source, place) in after.chain(before.iter_mut().zip(0..)) {
+            for row in source.rows.iter_mut().filter(|r| r.untold > 0) {
+                if row.due(self.policy.window) <= now {
+                    if !self.budget.take(now) {
+                        // Nothing can be told before then, so nothing else needs to be looked at.
+                        self.begin = place;
+                        return Some(Budget::renewed(now));
+                    }
+                    tell(message::of_row(row, source.address, now, &self.policy.hint));
+                }
+                if row.untold > 0 {
+                    next = earlier(next, row.due(self.policy.window));
+                }
+            }
+        }
+        next
+    }
+
+    fn tell_overflow(&mut self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
+        for kind in Beyond::KINDS {
+            if self.beyond.count(kind) == 0 {
+                continue;
+            }
+            if !self.budget.take(now) {
+                return Some(Budget::renewed(now));
+            }
+            tell(message::overflow(kind, self.beyond.take(kind)));
+        }
+        None
+    }
+}
+
+/// The earlier of a time that may not be set, and one that is.
+fn earlier(known: Option<Duration>, other: Duration) -> Option<Duration> {
+    Some(known.map_or(other, |known| known.min(other)))
+}

@@ -1,0 +1,307 @@
+//! What the daemon says of itself: one JSON object, and the same for people.
+//!
+//! Plain data and its text. Made by the daemon for whoever asks on the control socket; read by
+//! `epmd -status` and `epmd -doctor`. Field names are a contract: the design's section on status.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the socket is, unless systemd gave the daemon another folder of its own.
+pub const CONTROL_SOCKET: &str = "/run/epmd/control.sock";
+/// What is sent there.
+pub const STATUS_REQUEST: &[u8] = b"status\n";
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_seconds: u64,
+    /// Addresses and ports that it listens on.
+    pub listening: Vec<String>,
+    /// Names, newest first.
+    pub registrations: Vec<Registered>,
+    /// Operation, outcome, count.
+    pub requests: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Who was refused what, the most recent first; at most what the audit tracks.
+    pub refusals: Vec<Refused>,
+    /// How near the limits are.
+    pub limits: Limits,
+    /// What is in force.
+    pub settings: InForce,
+    /// Peers from elsewhere that were answered, at most [`MAX_ANSWERED`] of them.
+    pub answered: Vec<IpAddr>,
+}
+
+/// Of so many peers it is remembered that they were answered.
+pub const MAX_ANSWERED: usize = 1024;
+
+/// A registered name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The part of the node's name before the `@`.
+    pub name: String,
+    /// Its distribution port.
+    pub port: u16,
+    /// `normal`, `hidden`, or the number.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its creation.
+    pub creation: u32,
+    /// When it registered: RFC 3339, UTC.
+    pub since: String,
+}
+
+/// What the audit tracks of a source, an operation and a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Who asked.
+    pub source: IpAddr,
+    /// For what.
+    pub operation: String,
+    /// Why it was refused.
+    pub reason: String,
+    /// The name that was asked for last, where there was one.
+    pub node: Option<String>,
+    /// When the first was: RFC 3339, UTC.
+    pub first: String,
+    /// When the last was.
+    pub last: String,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// How near the limits are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Connections open at once, registrations apart.
+    pub connections: Use,
+    /// Names at once.
+    pub registrations: Use,
+    /// The process's descriptors.
+    pub descriptors: Use,
+}
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// In use.
+    pub used: u64,
+    /// At most.
+    pub limit: u64,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// The file that was read.
+    pub file: Option<String>,
+    /// Networks that may look names up; this host always may.
+    pub allow: Vec<String>,
+    /// Whether anybody else is refused.
+    pub enforce: bool,
+    /// Names with lists of their own.
+    pub nodes: Vec<String>,
+    /// All settings, as `-check_config` prints them.
+    pub text: String,
+}
+
+/// A node's type, as it is shown.
+#[must_use]
+pub fn kind_name(kind: u8) -> String {
+    match kind {
+        77 => "normal".to_owned(),
+        72 => "hidden".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A time in RFC 3339, UTC, with milliseconds.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uptime = humantime::format_duration(Duration::from_secs(self.uptime_seconds));
+        writeln!(
+            f,
+            "epmd {}, process {}, up for {uptime}",
+            self.version, self.pid
+        )?;
+        writeln!(f, "listening on {}", self.listening.join(", "))?;
+        for (name, of) in [
+            ("connections", self.limits.connections),
+            ("registrations", self.limits.registrations),
+            ("descriptors", self.limits.descriptors),
+        ] {
+            writeln!(f, "{name}: {} of {}", of.used, of.limit)?;
+        }
+        let registrations = self.registrations.iter().map(|r| {
+            let Registered {
+                name,
+                port,
+                kind,
+                creation,
+                since,
+            } = r;
+            vec![
+                name.clone(),
+                port.to_string(),
+                kind.clone(),
+                creation.to_string(),
+                since.clone(),
+            ]
+        });
+        f.write_str(&table(
+            &["name", "port", "type", "creation", "since"],
+            registrations,
+        ))?;
+        let requests = self.requests.iter().flat_map(|(operation, outcomes)| {
+            let counts = outcomes.iter().filter(|(_, count)| **count > 0);
+            counts.map(move |(o, count)| vec![operation.clone(), o.clone(), count.to_string()])
+        });
+        f.write_str(&table(&["request", "outcome", "count"], requests))?;
+        let refusals = self.refusals.iter().map(|r| {
+            let Refused {
+                source,
+                operation,
+                reason,
+                node,
+                first,
+                last,
+                count,
+            } = r;
+            let what = node
+                .as_ref()
+                .map_or_else(|| operation.clone(), |n| format!("{operation} of \"{n}\""));
+            vec![
+                source.to_string(),
+                what,
+                reason.clone(),
+                count.to_string(),
+                first.clone(),
+                last.clone(),
+            ]
+        });
+        f.write_str(&table(
+            &["refused", "what for", "why", "count", "first", "last"],
+            refusals,
+        ))
+    }
+}
+
+/// Lines in columns under a heading, behind an empty line; nothing where there is no line.
+#[must_use]
+pub fn table(heading: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+    let mut all = vec![heading.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()];
+    all.extend(lines);
+    if all.len() == 1 {
+        return String::new();
+    }
+    let width = |column: usize| {
+        let cells = all.iter().filter_map(|line| line.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
+    let mut text = String::from("\n");
+    for line in &all {
+        let mut row = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            // Writing to a string can't fail.
+            let _ = write!(row, "{cell:<width$}  ");
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let of = |used, limit| Use { used, limit };
+        Status {
+            version: "0.1.0".into(),
+            pid: 7,
+            uptime_seconds: 61,
+            listening: vec!["127.0.0.1:4369".into()],
+            registrations: vec![Registered {
+                name: "api".into(),
+                port: 4370,
+                kind: kind_name(77),
+                creation: 4,
+                since: rfc3339(SystemTime::UNIX_EPOCH),
+            }],
+            requests: BTreeMap::from([(
+                "lookup".into(),
+                BTreeMap::from([("answered".into(), 3), ("failed".into(), 0)]),
+            )]),
+            refusals: vec![Refused {
+                source: "203.0.113.9".parse().unwrap(),
+                operation: "lookup".into(),
+                reason: "not_allowed".into(),
+                node: Some("api".into()),
+                first: rfc3339(SystemTime::UNIX_EPOCH),
+                last: rfc3339(SystemTime::UNIX_EPOCH),
+                count: 2,
+            }],
+            limits: Limits {
+                connections: of(1, 2),
+                registrations: of(3, 4),
+                descriptors: of(5, 6),
+            },
+            settings: InForce {
+                file: None,
+                allow: vec![],
+                enforce: true,
+                nodes: vec![],
+                text: "file: none\n".into(),
+            },
+            answered: vec![],
+        }
+    }
+
+    #[test]
+    fn json_has_the_contracts_names_and_comes_back() {
+        let json = serde_json::to_value(status()).unwrap();
+        assert_eq!(json["registrations"][0]["type"], "normal");
+        assert_eq!(json["requests"]["lookup"]["answered"], 3);
+        assert_eq!(json["refusals"][0]["source"], "203.0.113.9");
+        assert_eq!(json["limits"]["descriptors"]["limit"], 6);
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status());
+    }
+
+    #[test]
+    fn text_says_what_matters_and_leaves_out_what_did_not_happen() {
+        let text = status().to_string();
+        assert_eq!(
+            text,
+            "epmd 0.1.0, process 7, up for 1m 1s\n\
+             listening on 127.0.0.1:4369\n\
+             connections: 1 of 2\nregistrations: 3 of 4\ndescriptors: 5 of 6\n\
+             \n\
+             name  port  type    creation  since\n\
+             api   4370  normal  4         1970-01-01T00:00:00.000Z\n\
+             \n\
+             request  outcome   count\n\
+             lookup   answered  3\n\
+             \n\
+             refused      what for         why          count  first                     last\n\
+             203.0.113.9  lookup of \"api\"  not_allowed  2      1970-01-01T00:00:00.000Z  1970-01-01T00:00:00.000Z\n"
+        );
+    }
+}

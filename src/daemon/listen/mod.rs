@@ -1,0 +1,315 @@
+//! The set of listening sockets: worked out first, then bound, all of them or none.
+//!
+//! What the operator wrote is made into a plan (`plan`, pure): loopback is always in it, duplicates and
+//! what a wildcard covers are dropped. A family or a loopback alias that the host lacks is skipped
+//! with a note; an address that is not there yet is bound all the same; a port that somebody else
+//! holds is an error. Called by `server`; who holds a taken port is asked by `main`.
+
+mod queue;
+mod socket;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub(in crate::daemon) use socket::{BACKLOG, defer_accept};
+
+/// How often a port that the kernel chose is given up because another address of the set lacks it.
+const TRIES: usize = 16;
+
+/// This host's own addresses: 127.0.1.1 is what Debian gives the host's own name in /etc/hosts.
+const LOOPBACK: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1)),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+const WILDCARDS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
+
+/// The sockets, and what there is to say about them.
+#[derive(Debug, Default)]
+pub struct Bound {
+    /// Listening, non-blocking.
+    pub listeners: Vec<TcpListener>,
+    /// What was skipped, or is not as one might think.
+    pub notes: Vec<String>,
+}
+
+impl Bound {
+    /// Gives every address that strangers reach a queue of its own for this host. Sockets from before a
+    /// restart have it already.
+    #[must_use]
+    pub fn with_own_queues(mut self) -> Self {
+        let addresses: Vec<SocketAddr> = self
+            .listeners
+            .iter()
+            .filter_map(|l| l.local_addr().ok())
+            .collect();
+        let is_alone = |address| addresses.iter().filter(|a| **a == address).count() == 1;
+        let mut queues = Vec::new();
+        for listener in &self.listeners {
+            let Ok(address) = listener.local_addr() else {
+                continue;
+            };
+            if address.ip().is_loopback() || !is_alone(address) {
+                continue;
+            }
+            match queue::beside(listener) {
+                Ok(queue) => queues.push(queue),
+                Err(error) => self.notes.push(format!(
+                    "connections of this host to {address} wait among those of all others: {error}"
+                )),
+            }
+        }
+        self.listeners.extend(queues);
+        self
+    }
+}
+
+/// Why the sockets could not be had.
+#[derive(Debug)]
+pub enum ListenError {
+    /// Somebody else listens there.
+    Taken(SocketAddr),
+    /// The kernel refuses.
+    Failed(SocketAddr, io::Error),
+    /// Every address of the plan had to be skipped; why, one by one.
+    NoneLeft(Vec<String>),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken(address) => write!(f, "another program listens on {address}"),
+            Self::Failed(address, error) => write!(f, "can't listen on {address}: {error}"),
+            Self::NoneLeft(notes) => write!(f, "no address to listen on: {}", notes.join("; ")),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+/// The addresses to bind, for what the operator asked for (`None`: every address).
+#[must_use]
+pub fn plan(listen: Option<&[IpAddr]>) -> Vec<IpAddr> {
+    let asked = match listen {
+        None => WILDCARDS.to_vec(),
+        Some(listen) => listen
+            .iter()
+            .map(IpAddr::to_canonical)
+            .chain(LOOPBACK)
+            .collect(),
+    };
+    let covered = |a: &IpAddr| {
+        !a.is_unspecified()
+            && WILDCARDS
+                .iter()
+                .any(|w| w.is_ipv4() == a.is_ipv4() && asked.contains(w))
+    };
+    let mut seen = HashSet::new();
+    asked
+        .iter()
+        .filter(|a| !covered(a) && seen.insert(**a))
+        .copied()
+        .collect()
+}
+
+/// Binds the plan's addresses to one port (0: one that the kernel chooses) and listens. `ours` listen
+/// there already, and are not among those that are given.
+///
+/// # Errors
+/// One address that is taken or refused is enough, and nothing is bound then.
+pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, ListenError> {
+    let have: Vec<_> = ours
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .map(|a| a.ip())
+        .collect();
+    let plan: Vec<_> = plan
+        .iter()
+        .filter(|ip| !have.contains(ip))
+        .copied()
+        .collect();
+    let mut tries = 1;
+    loop {
+        match try_bind(&plan, port) {
+            Err(ListenError::Taken(_)) if port == 0 && tries < TRIES => tries += 1,
+            Err(ListenError::NoneLeft(_)) if !ours.is_empty() => return Ok(Bound::default()),
+            result => return result,
+        }
+    }
+}
+
+/// The addresses, each once.
+#[must_use]
+pub fn addresses<'l>(listeners: impl Iterator<Item = &'l TcpListener>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    listeners
+        .filter_map(|l| l.local_addr().ok())
+        .filter(|address| seen.insert(*address))
+        .map(|address| address.to_string())
+        .collect()
+}
+
+/// Of sockets that listen already, those that belong to a plan, and the others.
+#[must_use]
+pub fn in_plan(
+    listeners: Vec<TcpListener>,
+    plan: &[IpAddr],
+    port: u16,
+) -> (Vec<TcpListener>, Vec<TcpListener>) {
+    listeners.into_iter().partition(|listener| {
+        listener
+            .local_addr()
+            .is_ok_and(|a| plan.contains(&a.ip()) && (a.port() == port || port == 0))
+    })
+}
+
+fn try_bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
+    let mut port = port;
+    let mut sockets = Vec::new();
+    let mut notes = Vec::new();
+    for &ip in plan {
+        let address = SocketAddr::new(ip, port);
+        let failed = |error: io::Error| match error.kind() {
+            ErrorKind::AddrInUse => ListenError::Taken(address),
+            _ => ListenError::Failed(address, error),
+        };
+        match bind_one(address, &mut notes).map_err(failed)? {
+            None => continue,
+            Some(socket) => {
+                if port == 0 {
+                    let chosen = socket.local_addr().map_err(failed)?;
+                    port = chosen.as_socket().map_or(0, |a| a.port());
+                }
+                sockets.push((SocketAddr::new(ip, port), socket));
+            }
+        }
+    }
+    if sockets.is_empty() {
+        return Err(ListenError::NoneLeft(notes));
+    }
+    // Only now: SO_REUSEADDR lets two programs bind that start at the same instant, and the second
+    // to listen is the one that hears of it.
+    for (address, socket) in &sockets {
+        socket.listen(BACKLOG).map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => ListenError::Taken(*address),
+            _ => ListenError::Failed(*address, error),
+        })?;
+    }
+    let listeners = sockets
+        .into_iter()
+        .map(|(_, socket)| socket.into())
+        .collect();
+    Ok(Bound { listeners, notes })
+}
+
+/// Binds one address; `None` where the host lacks what it takes, which is noted.
+fn bind_one(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<Option<Socket>> {
+    let ip = address.ip();
+    let socket = match Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    ) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            notes.push(format!(
+                "not listening on {ip}: this host has no {}",
+                family(ip)
+            ));
+            return Ok(None);
+        }
+        socket => socket?,
+    };
+    if ip.is_ipv6() {
+        // Each family by itself: a dual-stack socket would make every IPv4 peer a mapped one.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    defer_accept(&socket)?;
+    match socket.bind(&address.into()) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            if ip.is_loopback() || ip.is_unspecified() {
+                notes.push(format!("not listening on {ip}: this host does not have it"));
+                return Ok(None);
+            }
+            match ip {
+                IpAddr::V4(_) => socket.set_freebind_v4(true)?,
+                IpAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+            socket.bind(&address.into())?;
+            notes.push(format!(
+                "listening on {ip}, which this host does not have yet; it is served once it is there"
+            ));
+        }
+        result => result?,
+    }
+    Ok(Some(socket))
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(listen: &[&str]) -> Vec<String> {
+        let listen: Vec<IpAddr> = listen.iter().map(|a| a.parse().unwrap()).collect();
+        plan(Some(&listen)).iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn every_address_is_both_wildcards() {
+        assert_eq!(plan(None), WILDCARDS);
+    }
+
+    #[test]
+    fn loopback_is_always_there() {
+        assert_eq!(
+            planned(&["10.0.3.5"]),
+            ["10.0.3.5", "127.0.0.1", "127.0.1.1", "::1"]
+        );
+        assert_eq!(planned(&["127.0.0.1"]), ["127.0.0.1", "127.0.1.1", "::1"]);
+    }
+
+    #[test]
+    fn duplicates_and_what_a_wildcard_covers_are_dropped() {
+        assert_eq!(planned(&["0.0.0.0"]), ["0.0.0.0", "::1"]);
+        assert_eq!(planned(&["::"]), ["::", "127.0.0.1", "127.0.1.1"]);
+        assert_eq!(
+            planned(&["::", "10.0.3.5", "0.0.0.0", "::1"]),
+            ["::", "0.0.0.0"]
+        );
+        assert_eq!(
+            planned(&["10.0.3.5", "::ffff:10.0.3.5", "10.0.3.5"]),
+            ["10.0.3.5", "127.0.0.1", "127.0.1.1", "::1"]
+        );
+    }
+
+    #[test]
+    fn a_taken_address_gives_everything_up() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let plan = plan(Some(&[]));
+        assert!(
+            matches!(bind(&plan, address.port(), &[]), Err(ListenError::Taken(a)) if a == address)
+        );
+        drop(other);
+        let bound = bind(&plan, 0, &[]).unwrap();
+        let ports: HashSet<u16> = bound
+            .listeners
+            .iter()
+            .map(|l| l.local_addr().unwrap().port())
+            .collect();
+        assert_eq!(ports.len(), 1, "one port for all addresses");
+    }
+}

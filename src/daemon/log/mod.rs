@@ -1,0 +1,292 @@
+//! Where lines go: journald, syslog, or JSON or text on stderr.
+//!
+//! [`Log`] is a handle that never blocks and never fails: lines wait in a bounded channel for one
+//! thread, which is the only place that writes. When the log's reader does not keep up, lines are
+//! counted instead and the count is told. Decides nothing about what is told (`audit` does) and holds
+//! no answer up. `server` and `main` tell their lines here; threads don't survive a fork, so it is
+//! started after `-daemon` has forked.
+
+mod lines;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use tracing::dispatcher::{self, Dispatch};
+
+use crate::config::{Format, Mode};
+use crate::core::audit::{Event, Kind, escape_note};
+use crate::core::outcome::{Operation, Reason};
+
+/// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
+pub const REFUSED_MESSAGE_ID: &str = "91da4ca3155e4252bf382e2c4108a463";
+
+/// Lines that wait for the log's reader, at most.
+const CAPACITY: usize = 1024;
+/// The end of the daemon waits so long for lines to be written.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Formatting and libc's syslog(3) need little; the default of 2 MiB would be address space for nothing.
+const STACK: usize = 128 * 1024;
+
+/// How much a note matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something is not done that was asked for.
+    Error,
+    /// Something is not as the operator will want it.
+    Warning,
+    /// Worth knowing.
+    Info,
+    /// For `-d`.
+    Debug,
+}
+
+/// A handle to the log; clones are handles to the same one. Dropping the last one writes what waits,
+/// as [`Log::close`] does.
+#[derive(Clone, Debug)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` once it is closed.
+    lines: Mutex<Option<SyncSender<Line>>>,
+    /// Ends when the thread does.
+    ended: Mutex<Receiver<()>>,
+    shared: Arc<Shared>,
+    patience: Duration,
+}
+
+/// What the handles and the thread both see.
+#[derive(Debug)]
+struct Shared {
+    /// Lines that found the channel full, and are not told of yet.
+    lost: AtomicU64,
+    /// The format in force; the thread changes over at the next line.
+    format: Mutex<Format>,
+}
+
+/// What waits for the thread.
+#[derive(Debug)]
+struct Line {
+    /// When it was told, which is not when it is written if the reader is slow.
+    at: SystemTime,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Event(Event),
+    Note(Level, String),
+}
+
+/// Where the thread writes to, and what is to be said of that.
+struct Opened {
+    dispatch: Dispatch,
+    note: Option<String>,
+}
+
+impl Log {
+    /// Starts the log's thread. Fails only where no thread can be had.
+    pub fn start(format: Format, mode: Mode) -> io::Result<Self> {
+        let open = move |format| target::open(format, mode);
+        Self::start_with(format, open, PATIENCE)
+    }
+
+    fn start_with(
+        format: Format,
+        open: impl Fn(Format) -> Opened + Send + 'static,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let (lines, waiting) = mpsc::sync_channel(CAPACITY);
+        let (ends, ended) = mpsc::sync_channel(0);
+        let shared = Arc::new(Shared {
+            lost: AtomicU64::new(0),
+            format: Mutex::new(format),
+        });
+        let seen = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("epmd-log".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                write_all(&waiting, &seen, open);
+                drop::<SyncSender<()>>(ends);
+            })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                lines: Mutex::new(Some(lines)),
+                ended: Mutex::new(ended),
+                shared,
+                patience,
+            }),
+        })
+    }
+
+    /// Tells a line of the audit.
+    pub fn tell(&self, event: Event) {
+        self.inner.send(What::Event(event));
+    }
+
+    /// Tells a line of our own. What it quotes of a file or a system call can't forge a line: it
+    /// keeps its newlines, but what follows one is indented or stays in its field.
+    pub fn note(&self, level: Level, text: impl Into<String>) {
+        self.inner.send(What::Note(level, text.into()));
+    }
+
+    /// Changes over to another format from the next line on (SIGHUP).
+    pub fn set_format(&self, format: Format) {
+        *lock(&self.inner.shared.format) = format;
+    }
+
+    /// Writes what waits, for at most a second: a reader that hangs does not keep the daemon from
+    /// ending. What is told afterwards goes nowhere.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+}
+
+impl Inner {
+    fn send(&self, what: What) {
+        let at = SystemTime::now();
+        if let Some(lines) = &*lock(&self.lines)
+            && let Err(TrySendError::Full(_)) = lines.try_send(Line { at, what })
+        {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn close(&self) {
+        if lock(&self.lines).take().is_some() {
+            // Nothing is ever sent: it ends when the thread does, or time is up.
+            let (Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)) =
+                lock(&self.ended).recv_timeout(self.patience);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A lock that a panic elsewhere does not take away from us: nothing is half done under it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread: writes lines until the last handle is gone and nothing waits.
+fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) -> Opened) {
+    let mut format = *lock(&shared.format);
+    let mut dispatch = opened(open(format));
+    let mut since_count = 0;
+    loop {
+        let line = match waiting.try_recv() {
+            Ok(line) => line,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                since_count = 0;
+                tell_lost(&dispatch, shared);
+                let Ok(line) = waiting.recv() else { break };
+                line
+            }
+        };
+        let wanted = *lock(&shared.format);
+        if wanted != format {
+            format = wanted;
+            dispatch = opened(open(format));
+        }
+        write(&dispatch, &line);
+        since_count += 1;
+        if since_count == CAPACITY {
+            // It never got empty: the reader is behind all the time, and is told all the same.
+            since_count = 0;
+            tell_lost(&dispatch, shared);
+        }
+    }
+    tell_lost(&dispatch, shared);
+}
+
+fn opened(opened: Opened) -> Dispatch {
+    if let Some(note) = opened.note {
+        write(&opened.dispatch, &Line::now(Level::Warning, note));
+    }
+    opened.dispatch
+}
+
+fn tell_lost(dispatch: &Dispatch, shared: &Shared) {
+    let lost = shared.lost.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        let lines = if lost == 1 { "line" } else { "lines" };
+        let text = format!("{lost} log {lines} lost: the log's reader does not keep up");
+        write(dispatch, &Line::now(Level::Warning, text));
+    }
+}
+
+impl Line {
+    fn now(level: Level, text: String) -> Self {
+        Self {
+            at: SystemTime::now(),
+            what: What::Note(level, text),
+        }
+    }
+}
+
+/// Writes one line. This is the only place from which lines leave, and the thread's own default is
+/// used, so that nothing another part of the process installs can turn them away.
+fn write(dispatch: &Dispatch, line: &Line) {
+    lines::TOLD_AT.set(line.at);
+    dispatcher::with_default(dispatch, || match &line.what {
+        What::Event(event) => emit_event(event),
+        What::Note(level, text) => emit_note(*level, &escape_note(text)),
+    });
+}
+
+fn emit_event(event: &Event) {
+    let peer = event.peer.map(|(address, _)| address.to_string());
+    let local = event.local.map(|address| address.to_string());
+    // A macro, because `tracing` wants the level of each place to be a constant.
+    macro_rules! emit {
+        ($level:expr) => {
+            tracing::event!(
+                target: target::AUDIT,
+                $level,
+                event = event.kind.name(),
+                operation = event.operation.map(Operation::name),
+                node = event.node.as_deref(),
+                peer = peer.as_deref(),
+                peer_port = event.peer.map(|(_, port)| port),
+                local = local.as_deref(),
+                reason = event.reason.map(Reason::name),
+                repeats = event.repeats,
+                message = event.message.as_str(),
+            )
+        };
+    }
+    match event.kind {
+        Kind::Refused | Kind::WouldRefuse => emit!(tracing::Level::WARN),
+        Kind::Lookup => emit!(tracing::Level::INFO),
+    }
+}
+
+fn emit_note(level: Level, text: &str) {
+    macro_rules! emit {
+        ($level:expr) => {
+            tracing::event!(target: target::NOTE, $level, message = text)
+        };
+    }
+    match level {
+        Level::Error => emit!(tracing::Level::ERROR),
+        Level::Warning => emit!(tracing::Level::WARN),
+        Level::Info => emit!(tracing::Level::INFO),
+        Level::Debug => emit!(tracing::Level::DEBUG),
+    }
+}

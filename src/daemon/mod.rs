@@ -1,0 +1,10 @@
+//! What moves bytes: the daemon, from its start to its end.
+//!
+//! Decides nothing about a request (`core` does) and knows nothing of what a person runs (`tools`).
+
+pub mod control;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod server;
+pub mod systemd;

@@ -1,0 +1,238 @@
+//! Accepting connections: one, and then what has to be done with it, before the next.
+//!
+//! A batch accepted first would be lost as a whole if the process were killed. This is a thread of its
+//! own, which waits for new connections and for the ends of those that hold names: an event loop that
+//! also keeps timers and tasks costs more between two lookups than all that a lookup decides. The sockets
+//! take turns, one connection each. What has to be waited for goes to the event loop (`connection`).
+//! Started by `server`.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::{Notify, oneshot};
+
+use super::state::Server;
+use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE};
+use crate::daemon::listen;
+use crate::daemon::log::Level;
+
+/// An event's number is a registration's; or from here on a listening socket's, by its place in the list.
+/// Registrations never get as far: they go on from a kept one's number, which is less than 2^63 (`record`).
+const FIRST_LISTENER: u64 = 3 << 62;
+/// The number of a word from the event loop.
+const WORD: u64 = u64::MAX;
+/// accept(2)'s errors are told at most this often.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// A listening socket, and the address that it has.
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) address: SocketAddr,
+}
+
+impl Listener {
+    pub(super) fn new(socket: TcpListener) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+}
+
+/// The thread that accepts, as the event loop sees it.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    line: Arc<Line>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// What the event loop and the thread say to each other.
+#[derive(Debug)]
+pub(super) struct Line {
+    rings: EventFd,
+    /// The thread is to end.
+    is_over: AtomicBool,
+    /// The thread has heard it ring.
+    heard: Notify,
+}
+
+impl Acceptor {
+    /// Starts the thread.
+    pub(super) fn start(server: Arc<Server>, listeners: Vec<Listener>) -> io::Result<Self> {
+        let line = Arc::new(Line {
+            rings: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            is_over: AtomicBool::new(false),
+            heard: Notify::new(),
+        });
+        // Level-triggered: what is left in a queue is told of again, without another question.
+        let readable = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
+        server.epoll.add(&line.rings, readable(WORD))?;
+        for (number, listener) in (FIRST_LISTENER..).zip(&listeners) {
+            server.epoll.add(&listener.socket, readable(number))?;
+        }
+        let (says_so, ended) = oneshot::channel::<()>();
+        let accepting = Accepting {
+            server,
+            listeners,
+            line: Arc::clone(&line),
+            error_told: None,
+        };
+        thread::Builder::new()
+            .name("epmd-accept".into())
+            .spawn(move || {
+                accepting.run();
+                // Its sockets are closed by now.
+                drop(says_so);
+            })?;
+        Ok(Self { line, ended })
+    }
+
+    /// The thread's line, for who wants to know whether it is alive.
+    pub(super) fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.line)
+    }
+
+    /// Waits until the thread has ended, whatever ended it.
+    pub(super) async fn ended(&mut self) {
+        // It never says anything: that it can't any more is the sign.
+        let _ = (&mut self.ended).await;
+    }
+
+    /// Has the thread accept what has come already, close the sockets and end.
+    pub(super) async fn stop(mut self) {
+        self.line.is_over.store(true, Ordering::Release);
+        self.line.ring();
+        self.ended().await;
+    }
+}
+
+impl Line {
+    fn ring(&self) {
+        // It fails only where it has rung 2^64 times and nobody came.
+        let _ = self.rings.write(1);
+    }
+
+    /// Waits for a sign of life.
+    pub(super) async fn sign_of_life(&self) {
+        self.ring();
+        self.heard.notified().await;
+    }
+}
+
+/// The thread itself.
+struct Accepting {
+    server: Arc<Server>,
+    listeners: Vec<Listener>,
+    line: Arc<Line>,
+    /// When it was last said that accept(2) fails.
+    error_told: Option<Instant>,
+}
+
+impl Accepting {
+    /// Accepts connections until it is told to end: no error ends it, and none makes it spin.
+    fn run(mut self) {
+        let mut buffer = [0; READ_AT_ONCE];
+        let mut ready = [EpollEvent::empty()];
+        while !self.line.is_over.load(Ordering::Acquire) {
+            match self.server.epoll.wait(&mut ready, EpollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    self.pause_after(&error.into());
+                    continue;
+                }
+            }
+            let [event] = &ready;
+            if event.data() == WORD {
+                let _ = self.line.rings.read();
+                self.line.heard.notify_one();
+                continue;
+            }
+            let Some(place) = event.data().checked_sub(FIRST_LISTENER) else {
+                self.server.state().release(event.data());
+                continue;
+            };
+            let Some(listener) = usize::try_from(place)
+                .ok()
+                .and_then(|place| self.listeners.get(place))
+            else {
+                continue; // there is no other number
+            };
+            if !self.server.delay_accept.is_zero() {
+                self.wait_at_most(self.server.delay_accept);
+            }
+            match listener.socket.accept() {
+                Ok((stream, peer)) => {
+                    self.server
+                        .welcome(stream, peer, listener.address, &mut buffer);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => self.pause_after(&error),
+            }
+        }
+        // At most what the queues held: who comes later asks the next process.
+        for listener in &self.listeners {
+            for _ in 0..listen::BACKLOG {
+                let Ok((stream, peer)) = listener.socket.accept() else {
+                    break;
+                };
+                self.server
+                    .welcome(stream, peer, listener.address, &mut buffer);
+            }
+        }
+    }
+
+    /// Waits for better times, and says why, at most once a second.
+    fn pause_after(&mut self, error: &io::Error) {
+        if self
+            .error_told
+            .is_none_or(|told| told.elapsed() >= TOLD_EVERY)
+        {
+            self.error_told = Some(Instant::now());
+            self.server.log.note(
+                Level::Error,
+                format!("can't accept connections for the moment: {error}"),
+            );
+        }
+        self.wait_at_most(PAUSE_AFTER_ERROR);
+    }
+
+    /// Waits so long, or until the line rings.
+    fn wait_at_most(&self, time: Duration) {
+        let mut line = [PollFd::new(self.line.rings.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        // Where it can't wait, it has not waited: the caller's loop goes on in any case.
+        let _ = poll(&mut line, time);
+    }
+}
+
+/// Whether an error of accept(2) is the connection's own, and the next one may be as good as any.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    let Some(number) = error.raw_os_error() else {
+        return false;
+    };
+    // accept(2), "Error handling": Linux passes pending network errors of the new socket.
+    matches!(
+        Errno::from_raw(number),
+        Errno::ECONNABORTED
+            | Errno::EINTR
+            | Errno::EPROTO
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH
+            | Errno::ETIMEDOUT
+            | Errno::EPERM
+    )
+}

@@ -1,0 +1,70 @@
+//! The connections that hold names: kept open for life, watched for their end.
+//!
+//! All of them are watched by the epoll in which new connections are waited for, so that a registration
+//! costs no task, and one more or less costs the same with 10 and with 15,000. Which name a connection
+//! holds stands in the registry. Called by `server`; `accept` hears of the ends.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{MsgFlags, recv};
+
+use crate::core::desk::Holder;
+use crate::core::registry::Id;
+
+/// A connection that holds a name.
+#[derive(Debug)]
+pub(super) struct Held {
+    stream: TcpStream,
+    epoll: Arc<Epoll>,
+}
+
+impl Held {
+    /// Makes a connection one that can hold a name, to be watched by `epoll`. It is not watched yet.
+    pub(super) fn new(stream: TcpStream, epoll: &Arc<Epoll>) -> Self {
+        Self {
+            stream,
+            epoll: Arc::clone(epoll),
+        }
+    }
+
+    /// Watches the connection as that of registration `id`, which is how epoll calls it. It is named
+    /// again and again until it is released.
+    pub(super) fn watch(&self, id: Id) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        Ok(self.epoll.add(&self.stream, EpollEvent::new(flags, id))?)
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl Holder for Held {
+    fn is_gone(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        // No byte and no end is the only good sign: a byte ends a registration as well.
+        recv(self.stream.as_raw_fd(), &mut [0], flags) != Err(Errno::EAGAIN)
+    }
+
+    fn descriptor(&self) -> i32 {
+        self.stream.as_raw_fd()
+    }
+
+    fn release(self) {
+        // None of these can fail in a way that matters: the connection ends in any case. What the
+        // node has sent is taken first, or the end would reach it as a reset. The connection is shut
+        // down as well as closed, because another process may hold a duplicate.
+        let _ = recv(
+            self.stream.as_raw_fd(),
+            &mut [0; 1024],
+            MsgFlags::MSG_DONTWAIT,
+        );
+        let _ = self.epoll.delete(&self.stream);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

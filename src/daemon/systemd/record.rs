@@ -1,0 +1,168 @@
+//! A registration as it is kept in systemd's descriptor store: bytes, with a version.
+//!
+//! Pure encoding and decoding. A record of another version, or one that makes no sense, is told
+//! apart and dropped, never misread. Called by `store` and, at the start, by `server`.
+
+#![deny(clippy::arithmetic_side_effects)]
+
+use std::fmt;
+
+use crate::core::registry::Id;
+use crate::core::wire::{self, Node};
+
+/// What every record begins with.
+const MAGIC: [u8; 4] = *b"epmd";
+/// The version of the layout that this daemon writes, and the only one that it reads.
+const VERSION: u8 = 1;
+/// The most bytes of a record.
+pub const MAX_RECORD: usize = 4096;
+/// Numbers beyond are none that a daemon has come to.
+const MAX_ID: Id = Id::MAX >> 1;
+
+/// One registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its number.
+    pub id: Id,
+    /// Its creation.
+    pub creation: u32,
+    /// When it registered, in milliseconds since 1970 UTC.
+    pub since: u64,
+    /// The node as it described itself.
+    pub node: Node<'a>,
+}
+
+/// Why some bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It was written by a daemon with another layout.
+    Version(u8),
+    /// It makes no sense.
+    Malformed,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(
+                    f,
+                    "it has version {version}, and this epmd reads version {VERSION}"
+                )
+            }
+            Self::Malformed => f.write_str("it makes no sense"),
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// The record as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(VERSION);
+        bytes.extend(self.id.to_be_bytes());
+        bytes.extend(self.creation.to_be_bytes());
+        bytes.extend(self.since.to_be_bytes());
+        // The node stands as it came over the wire.
+        bytes.extend(wire::encode_request(&wire::Request::Register(self.node)));
+        bytes
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// Anything that [`Self::encode`] does not write.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let rest = bytes.strip_prefix(&MAGIC).ok_or(Fault::Malformed)?;
+        let (&version, rest) = rest.split_first().ok_or(Fault::Malformed)?;
+        if version != VERSION {
+            return Err(Fault::Version(version));
+        }
+        Self::decode_fields(rest).ok_or(Fault::Malformed)
+    }
+
+    fn decode_fields(bytes: &'a [u8]) -> Option<Self> {
+        let (id, rest) = bytes.split_first_chunk()?;
+        let (creation, rest) = rest.split_first_chunk()?;
+        let (since, rest) = rest.split_first_chunk()?;
+        let wire::Decoded::Request(wire::Request::Register(node)) = wire::decode(rest) else {
+            return None;
+        };
+        let (id, creation) = (Id::from_be_bytes(*id), u32::from_be_bytes(*creation));
+        let sound = id <= MAX_ID
+            && creation >= crate::core::registry::MIN_CREATION
+            && wire::name_fault(node.name).is_none()
+            && node.extra.len() <= wire::MAX_EXTRA;
+        sound.then_some(Self {
+            id,
+            creation,
+            since: u64::from_be_bytes(*since),
+            node,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record<'a>(name: &'a [u8], extra: &'a [u8]) -> Record<'a> {
+        let node = Node {
+            extra,
+            ..Node::new(name, 4370)
+        };
+        Record {
+            id: 7,
+            creation: 99,
+            since: 1_790_000_000_000,
+            node,
+        }
+    }
+
+    #[test]
+    fn the_largest_registration_survives() {
+        let name = "\u{1F98A}".repeat(255);
+        let largest = record(name.as_bytes(), &[0; wire::MAX_EXTRA]);
+        let bytes = largest.encode();
+        assert!(bytes.len() <= MAX_RECORD);
+        assert_eq!(Record::decode(&bytes), Ok(largest));
+    }
+
+    #[test]
+    fn another_version_is_told_apart() {
+        let mut bytes = record(b"api", b"").encode();
+        bytes[4] = 2;
+        assert_eq!(Record::decode(&bytes), Err(Fault::Version(2)));
+        assert!(Fault::Version(2).to_string().contains("version 2"));
+    }
+
+    #[test]
+    fn no_other_bytes_are_a_record() {
+        let bytes = record(b"api", b"extra").encode();
+        for cut in 0..bytes.len() {
+            assert_eq!(
+                Record::decode(&bytes[..cut]),
+                Err(Fault::Malformed),
+                "{cut} bytes"
+            );
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert_eq!(Record::decode(&longer), Err(Fault::Malformed));
+        for bad in [
+            record(b"a b", b""),
+            Record {
+                creation: 3,
+                ..record(b"api", b"")
+            },
+        ] {
+            assert_eq!(Record::decode(&bad.encode()), Err(Fault::Malformed));
+        }
+        let far = Record {
+            id: Id::MAX,
+            ..record(b"api", b"")
+        };
+        assert_eq!(Record::decode(&far.encode()), Err(Fault::Malformed));
+    }
+}

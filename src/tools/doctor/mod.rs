@@ -1,0 +1,306 @@
+//! `epmd -doctor`: why don't my nodes see each other, and what do I show the world?
+//!
+//! Examines this host and each `node@host` side by side, each step within [`LIMIT`], and reports. It
+//! works with any epmd and from any host; all that it sends are lookups, lists and connects without a
+//! byte. Called by `main`.
+//!
+//! - `node`: one of them, step by step; `host`: this host.
+//! - `kernel`: who listens where; `told`: what the running daemon tells.
+//! - `judge`: what errors and bytes mean; `words`: how that is said.
+//! - `report`: findings, as text and JSON.
+
+mod host;
+mod judge;
+mod kernel;
+mod node;
+mod report;
+mod told;
+mod words;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use self::host::Host;
+use self::report::{Check, Code, Finding, NodeReport, Report};
+use self::told::Told;
+use crate::config::{DEFAULT_PORT, Settings, Sources, Target};
+use crate::exit::Exit;
+
+/// How long each step may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// After which time, and how often, progress is shown on a terminal.
+const PROGRESS: Duration = Duration::from_millis(500);
+/// How many nodes are examined at once.
+const AT_ONCE: usize = 64;
+
+/// The settings in force, as far as they are known.
+struct InForce {
+    /// epmd's port.
+    port: u16,
+    /// From the running daemon where it tells, else from the file; `None` where that is broken.
+    settings: Option<Settings>,
+    /// The first mistake of environment and file, and how many more there are.
+    broken: Option<(String, usize)>,
+    /// What the running daemon tells.
+    told: Option<Told>,
+}
+
+/// Runs the checks, and prints the report.
+#[must_use]
+pub fn run(sources: &Sources, targets: &[Target], json: bool) -> Exit {
+    let in_force = match in_force(sources) {
+        Ok(in_force) => in_force,
+        Err(exit) => return exit,
+    };
+    let report = examine(&in_force, targets);
+    let text = match json {
+        false => report.text(),
+        true => match report.json() {
+            Ok(text) => text,
+            Err(error) => {
+                eprintln!("epmd: {error}");
+                return Exit::Failure;
+            }
+        },
+    };
+    let printed = io::stdout().write_all(text.as_bytes());
+    if printed.is_err() || report.fails() {
+        Exit::Failure
+    } else {
+        Exit::Success
+    }
+}
+
+/// Finds out by which settings this host's epmd goes. A mistake in the command line is one in the
+/// question; in the environment or the file, it is a finding.
+fn in_force(sources: &Sources) -> Result<InForce, Exit> {
+    let (loaded, broken) = match sources.load() {
+        Ok(settings) => (Some(settings), None),
+        Err(errors) => {
+            if errors
+                .iter()
+                .any(|problem| problem.place().starts_with('-'))
+            {
+                eprintln!("{errors}");
+                return Err(Exit::Usage);
+            }
+            let first = errors.iter().next().map(|first| first.headline());
+            let more = errors.iter().count().saturating_sub(1);
+            (None, first.map(|first| (first, more)))
+        }
+    };
+    let port = sources.client_port().map_or(DEFAULT_PORT, |(port, _)| port);
+    // Who asks about another port asks about another epmd.
+    let told = told::ask_the_daemon().filter(|t| !sources.gives_port() || t.ports.contains(&port));
+    let port = match &told {
+        Some(told) if !told.ports.contains(&port) => told.settings.port,
+        _ => port,
+    };
+    let settings = told.as_ref().map(|told| told.settings.clone()).or(loaded);
+    Ok(InForce {
+        port,
+        settings,
+        broken,
+        told,
+    })
+}
+
+/// One thing that is done.
+enum Done {
+    Host(Host),
+    Node(usize, NodeReport),
+}
+
+/// Runs all checks side by side.
+fn examine(in_force: &InForce, targets: &[Target]) -> Report {
+    let next = AtomicUsize::new(0);
+    // Worker 0 begins with this host; each takes nodes as long as there are any.
+    let work = |worker: usize, done: Sender<Done>| {
+        if worker == 0 {
+            let _ = done.send(Done::Host(host::examine(in_force)));
+        }
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(target) = targets.get(index) else {
+                return;
+            };
+            let _ = done.send(Done::Node(index, node::examine(target, in_force.port)));
+        }
+    };
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        for worker in 1..=targets.len().min(AT_ONCE) {
+            let sender = sender.clone();
+            // With fewer threads it takes longer, and that is all.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || work(worker, sender));
+        }
+        let first = sender.clone();
+        if thread::Builder::new()
+            .spawn_scoped(scope, || work(0, first))
+            .is_err()
+        {
+            work(0, sender);
+        } else {
+            drop(sender);
+        }
+        collect(&receiver, targets)
+    })
+}
+
+/// Puts the results together as they come.
+fn collect(results: &Receiver<Done>, targets: &[Target]) -> Report {
+    let mut progress = Progress::new(targets.len() + 1);
+    let mut host = None;
+    let mut nodes: Vec<Option<NodeReport>> = targets.iter().map(|_| None).collect();
+    loop {
+        match results.recv_timeout(PROGRESS) {
+            Ok(Done::Host(seen)) => host = Some(seen),
+            Ok(Done::Node(index, report)) => {
+                if let Some(place) = nodes.get_mut(index) {
+                    *place = Some(report);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let done = usize::from(host.is_some()) + nodes.iter().flatten().count();
+        progress.show(done);
+    }
+    progress.clear();
+    let Host {
+        findings,
+        nodes: local,
+    } = host.unwrap_or(Host {
+        findings: Vec::new(),
+        nodes: Vec::new(),
+    });
+    let mut nodes: Vec<NodeReport> = nodes.into_iter().flatten().collect();
+    for (report, (target, mixed)) in nodes
+        .iter_mut()
+        .zip(targets.iter().zip(mixed(targets, &local)))
+    {
+        if let Some(other) = mixed {
+            let behind_resolve = report.checks.len().min(1);
+            report
+                .checks
+                .insert(behind_resolve, short_name(target, &other));
+        }
+    }
+    Report {
+        host: findings,
+        nodes,
+    }
+}
+
+/// For each target, a node whose name is of the other kind, where the two kinds are mixed: a short one
+/// stands out wherever there is a full one, a full one where this host's nodes have short ones.
+fn mixed(targets: &[Target], local: &[(String, bool)]) -> Vec<Option<String>> {
+    let local_of = |full: bool| {
+        local
+            .iter()
+            .find(|(_, f)| *f == full)
+            .map(|(name, _)| format!("\"{name}\" of this host"))
+    };
+    targets
+        .iter()
+        .map(
+            |target| match (target.is_full(), local_of(true), local_of(false)) {
+                (false, Some(full), _) => Some(full),
+                (false, None, _) => targets
+                    .iter()
+                    .find(|t| t.is_full())
+                    .map(ToString::to_string),
+                (true, None, short) => short,
+                (true, Some(_), _) => None,
+            },
+        )
+        .collect()
+}
+
+fn short_name(target: &Target, other: &str) -> Finding {
+    let (own, others) = match target.is_full() {
+        true => ("full", "short"),
+        false => ("short", "full"),
+    };
+    Finding::warn(
+        Check::Resolve,
+        Code::ShortName,
+        format!(
+            "{} is a {own} host name, and {other} has a {others} one: nodes of the two kinds refuse each other",
+            target.host
+        ),
+        "Start all nodes with -name and full names (NAME@HOST.DOMAIN), or all with -sname and short ones.",
+    )
+}
+
+/// What is shown while it takes its time: one line on a terminal, which goes when it is done.
+struct Progress {
+    of: usize,
+    begun: Instant,
+    terminal: bool,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(of: usize) -> Self {
+        Self {
+            of,
+            begun: Instant::now(),
+            terminal: io::stderr().is_terminal(),
+            shown: false,
+        }
+    }
+
+    fn show(&mut self, done: usize) {
+        let time = self.begun.elapsed();
+        if !self.terminal || time < PROGRESS || done == self.of {
+            return;
+        }
+        self.shown = true;
+        let _ = write!(
+            io::stderr(),
+            "\r\x1b[Kepmd: {done} of {} examined, {:.1} s",
+            self.of,
+            time.as_secs_f32()
+        );
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mixed_names_are_told_of_the_ones_that_stand_out() {
+        let targets: Vec<_> = ["a@api", "b@api.test"]
+            .map(|t| Target::parse(t).unwrap())
+            .into();
+        let other = |targets: &[Target], local: &[(&str, bool)]| {
+            let local: Vec<_> = local.iter().map(|(n, f)| ((*n).to_owned(), *f)).collect();
+            mixed(targets, &local)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(other(&targets, &[]), [some("b@api.test"), None]);
+        assert_eq!(other(&targets[..1], &[]), [None]);
+        assert_eq!(other(&targets[1..], &[]), [None]);
+        assert_eq!(
+            other(&targets[..1], &[("x", true)]),
+            [some("\"x\" of this host")]
+        );
+        assert_eq!(other(&targets[..1], &[("x", false)]), [None]);
+        assert_eq!(
+            other(&targets[1..], &[("x", false)]),
+            [some("\"x\" of this host")]
+        );
+        assert_eq!(other(&targets[1..], &[("x", false), ("y", true)]), [None]);
+    }
+}

@@ -1,0 +1,179 @@
+//! What the running daemon tells of itself, and no file or table of the kernel can: the settings in
+//! force, and who has asked.
+//!
+//! Asks on the daemon's control socket, which answers root and its own user alone; decides which peers
+//! never asked. Called by `doctor` and `host`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc;
+use std::thread;
+
+use ipnet::IpNet;
+
+use super::LIMIT;
+use crate::config::Settings;
+use crate::core::access::{Networks, Rules};
+use crate::core::status::{MAX_ANSWERED, Status};
+use crate::tools::control;
+
+/// What a running daemon of ours tells.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    /// The ports on which it listens for requests: one, unless systemd's sockets have several.
+    pub(super) ports: BTreeSet<u16>,
+    /// The file and the main rules that are in force; the rest is not told.
+    pub(super) settings: Settings,
+    /// Every source that has asked anything since the start; `None` where there were more than the
+    /// daemon remembers.
+    pub(super) asked: Option<Vec<IpAddr>>,
+}
+
+/// Asks the running daemon; `None` where none tells this user, or not in time, or in words that this
+/// version does not know.
+pub(super) fn ask_the_daemon() -> Option<Told> {
+    let (sender, receiver) = mpsc::channel();
+    // Connecting to a daemon that hangs can't be told when to give up; the thread is left behind then.
+    let asking = thread::Builder::new().spawn(move || {
+        let _ = sender.send(control::ask());
+    });
+    asking.ok()?;
+    let answer = receiver.recv_timeout(LIMIT).ok()?.ok()?;
+    told(&serde_json::from_slice(&answer).ok()?)
+}
+
+/// What matters here of an answer; `None` where that makes no sense.
+fn told(status: &Status) -> Option<Told> {
+    let listening = status.listening.iter().map(|a| a.parse::<SocketAddr>());
+    let ports = listening
+        .map(|address| Some(address.ok()?.port()))
+        .collect::<Option<BTreeSet<u16>>>()?;
+    let allow = status.settings.allow.iter().map(|n| n.parse::<IpNet>());
+    let rules = Rules {
+        allow: allow.collect::<Result<Networks, _>>().ok()?,
+        enforce: status.settings.enforce,
+        // Which names have lists of their own; what is in these is not told.
+        nodes: status
+            .settings
+            .nodes
+            .iter()
+            .map(|name| (name.as_bytes().into(), Networks::default()))
+            .collect(),
+        ..Rules::default()
+    };
+    let settings = Settings {
+        file: status.settings.file.as_ref().map(Into::into),
+        port: *ports.first()?,
+        rules,
+        ..Settings::default()
+    };
+    let refused = status.refusals.iter().map(|refused| refused.source);
+    let asked = (status.answered.len() < MAX_ANSWERED)
+        .then(|| status.answered.iter().copied().chain(refused).collect());
+    Some(Told {
+        ports,
+        settings,
+        asked,
+    })
+}
+
+/// The networks of the allow-list out of which nobody ever asked. One that is an address of this host's
+/// (`own`) is there because all hosts share a list.
+pub(super) fn never_asked(allow: &Networks, asked: &[IpAddr], own: &[IpAddr]) -> Vec<IpNet> {
+    let silent = |network: &IpNet| !asked.iter().any(|a| network.contains(&a.to_canonical()));
+    let is_own = |network: &IpNet| {
+        network.prefix_len() == network.max_prefix_len() && own.contains(&network.addr())
+    };
+    let silent = allow.iter().filter(silent);
+    silent.filter(|network| !is_own(network)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::status::{InForce, Limits, Refused, Use};
+
+    fn status() -> Status {
+        let none = Use { used: 0, limit: 1 };
+        Status {
+            version: "1".to_owned(),
+            pid: 1,
+            uptime_seconds: 0,
+            listening: ["0.0.0.0:4369", "[::]:4369"].map(str::to_owned).into(),
+            registrations: Vec::new(),
+            requests: std::collections::BTreeMap::new(),
+            refusals: vec![Refused {
+                source: [10, 0, 3, 66].into(),
+                operation: "list".to_owned(),
+                reason: "denied".to_owned(),
+                node: None,
+                first: String::new(),
+                last: String::new(),
+                count: 1,
+            }],
+            limits: Limits {
+                connections: none,
+                registrations: none,
+                descriptors: none,
+            },
+            settings: InForce {
+                file: Some("/etc/epmd.toml".to_owned()),
+                allow: vec!["10.0.3.0/24".to_owned()],
+                enforce: false,
+                nodes: vec!["wg_man".to_owned()],
+                text: String::new(),
+            },
+            answered: vec![[10, 0, 3, 9].into()],
+        }
+    }
+
+    #[test]
+    fn the_settings_in_force_are_the_daemons() {
+        let told = told(&status()).unwrap();
+        assert_eq!(told.ports.into_iter().collect::<Vec<_>>(), [4369]);
+        assert_eq!(told.settings.port, 4369);
+        assert_eq!(told.settings.file, Some("/etc/epmd.toml".into()));
+        assert!(!told.settings.rules.enforce);
+        assert_eq!(told.settings.rules.nodes.len(), 1);
+        assert_eq!(told.settings.rules.allow.iter().count(), 1);
+        let asked: [IpAddr; 2] = [[10, 0, 3, 9].into(), [10, 0, 3, 66].into()];
+        assert_eq!(told.asked.unwrap(), asked);
+    }
+
+    #[test]
+    fn what_is_not_understood_or_not_whole_is_not_told() {
+        let mut many = status();
+        many.answered = (0..MAX_ANSWERED as u32)
+            .map(|n| n.to_be_bytes().into())
+            .collect();
+        assert!(told(&many).unwrap().asked.is_none());
+        let mut odd = status();
+        odd.listening.push("everywhere".to_owned());
+        assert!(told(&odd).is_none());
+        odd.listening.clear();
+        assert!(told(&odd).is_none());
+        let mut odd = status();
+        odd.settings.allow.push("10.0.3.0/33".to_owned());
+        assert!(told(&odd).is_none());
+    }
+
+    #[test]
+    fn peers_that_never_asked() {
+        let networks = ["10.0.3.0/24", "10.0.4.5/32", "fd00:3::/64"];
+        let allow: Networks = networks
+            .iter()
+            .map(|n| n.parse::<IpNet>().unwrap())
+            .collect();
+        let silent = |asked: &[&str]| {
+            let asked: Vec<IpAddr> = asked.iter().map(|a| a.parse().unwrap()).collect();
+            let silent = never_asked(&allow, &asked, &[[10, 0, 3, 1].into()]);
+            silent.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(silent(&[]), networks);
+        assert_eq!(silent(&["::ffff:10.0.3.9", "10.0.4.4"]), networks[1..]);
+        assert_eq!(silent(&["10.0.3.9", "10.0.4.5", "fd00:3::9"]), [""; 0]);
+        let own = [[10, 0, 4, 5].into()];
+        let silent = never_asked(&allow, &[], &own);
+        assert_eq!(silent.len(), 2, "{silent:?}");
+    }
+}
