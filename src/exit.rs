@@ -1,7 +1,11 @@
-//! The exit statuses of `epmd`, in one place.
+//! How a run of `epmd` ends, and its words to whoever started it.
 //!
-//! Called by `main` and by whatever ends the process; decides nothing itself.
+//! The exit statuses, in one place, and the two streams: `println!` and `eprintln!` panic where a stream
+//! can't be written (a closed pipe, /dev/full), these do not. Called by `main` and by whatever ends the
+//! process; decides nothing itself.
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// Why the process ends, as scripts and systemd see it.
@@ -23,4 +27,22 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)
     }
+}
+
+/// Prints text on stdout as it is. The status tells whether anybody reads it.
+#[must_use]
+pub fn print(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Success,
+        Err(_) => Exit::Failure,
+    }
+}
+
+/// Says a line on stderr. Where that can't be written there is nobody to be told: the exit status is
+/// what remains.
+pub fn complain(line: impl Display) {
+    // One write, so that the lines of two processes do not mix.
+    let line = format!("{line}\n");
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }

@@ -19,7 +19,7 @@ use hardened_epmd::daemon::server::{self, Keeping, Start, budget};
 use hardened_epmd::daemon::systemd::inherited::{self, Inherited};
 use hardened_epmd::daemon::systemd::store::Store;
 use hardened_epmd::daemon::systemd::{self, KeptSettings, Notifier};
-use hardened_epmd::exit::Exit;
+use hardened_epmd::exit::{Exit, complain, print};
 use hardened_epmd::sys;
 use hardened_epmd::tools::client;
 use hardened_epmd::tools::control;
@@ -40,7 +40,7 @@ fn run() -> Exit {
         match Invocation::parse(std::env::args_os().skip(1), |name| std::env::var_os(name)) {
             Ok(invocation) => invocation,
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error);
                 return error.exit();
             }
         };
@@ -66,26 +66,17 @@ fn run() -> Exit {
     }
 }
 
-/// Prints a command's output, where anybody reads it.
-fn print(text: &str) -> Exit {
-    use std::io::Write as _;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => Exit::Success,
-        Err(_) => Exit::Failure,
-    }
-}
-
 /// Runs a client command against the local epmd.
 fn ask(sources: &Sources, command: impl FnOnce(u16) -> Exit) -> Exit {
     match sources.client_port() {
         Ok((port, warning)) => {
             if let Some(warning) = warning {
-                eprintln!("{warning}");
+                complain(warning);
             }
             command(port)
         }
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(errors);
             Exit::Config
         }
     }
@@ -93,7 +84,7 @@ fn ask(sources: &Sources, command: impl FnOnce(u16) -> Exit) -> Exit {
 
 fn load(sources: &Sources) -> Result<Settings, Exit> {
     sources.load().map_err(|errors| {
-        eprintln!("{errors}");
+        complain(errors);
         Exit::Config
     })
 }
@@ -112,7 +103,9 @@ fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
         Mode::Foreground => {}
         Mode::Daemon => {
             if let Err(error) = sys::close_inherited() {
-                eprintln!("epmd: can't close inherited descriptors: {error}");
+                complain(format_args!(
+                    "epmd: can't close inherited descriptors: {error}"
+                ));
             }
         }
         Mode::Systemd => inherited = Some(inherit()?),
@@ -126,7 +119,7 @@ fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
     if mode == Mode::Daemon
         && let Err(error) = nix::unistd::daemon(false, false)
     {
-        eprintln!("epmd: can't detach: {error}");
+        complain(format_args!("epmd: can't detach: {error}"));
         return Err(Exit::Failure);
     }
     let Loaded {
@@ -136,7 +129,7 @@ fn try_daemon(mode: Mode, sources: Sources) -> Result<(), Exit> {
     } = loaded;
     let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, &mut notes));
     let log = Log::start(settings.audit.format, mode).map_err(|error| {
-        eprintln!("epmd: can't start the log's thread: {error}");
+        complain(format_args!("epmd: can't start the log's thread: {error}"));
         Exit::Failure
     })?;
     let listening = listen::addresses(listeners.iter());
@@ -185,7 +178,9 @@ fn control_socket(mode: Mode) -> PathBuf {
 
 fn inherit() -> Result<Inherited, Exit> {
     inherited::inherit().map_err(|error| {
-        eprintln!("epmd: can't take over what systemd hands over: {error}");
+        complain(format_args!(
+            "epmd: can't take over what systemd hands over: {error}"
+        ));
         Exit::Failure
     })
 }
@@ -212,7 +207,7 @@ fn settings(sources: &Sources, inherited: Option<&Inherited>) -> Result<Loaded, 
         }
         Err(errors) => errors,
     };
-    eprintln!("{errors}");
+    complain(&errors);
     let Some(inherited) = inherited.filter(|inherited| inherited.is_warm()) else {
         return Err(Exit::Config);
     };
@@ -226,7 +221,9 @@ fn settings(sources: &Sources, inherited: Option<&Inherited>) -> Result<Loaded, 
             })
         }
         Err(why) => {
-            eprintln!("epmd: the settings from before can't be had either: {why}");
+            complain(format_args!(
+                "epmd: the settings from before can't be had either: {why}"
+            ));
             Err(Exit::Config)
         }
     }
@@ -303,7 +300,7 @@ fn sockets(
             }
             Err(ListenError::Taken(address)) => return Err(taken(mode, address)),
             Err(error) => {
-                eprintln!("epmd: {error}");
+                complain(format_args!("epmd: {error}"));
                 return Err(Exit::Failure);
             }
         }
@@ -316,21 +313,23 @@ fn taken(mode: Mode, address: SocketAddr) -> Exit {
     match (by_an_epmd, mode) {
         (true, Mode::Daemon) => Exit::Success,
         (true, Mode::Foreground) => {
-            eprintln!("epmd: an epmd is running on {address} already");
+            complain(format_args!(
+                "epmd: an epmd is running on {address} already"
+            ));
             Exit::Success
         }
         (true, Mode::Systemd) => {
-            eprintln!(
+            complain(format_args!(
                 "epmd: an epmd is running on {address} already; stop it, so that this one can take its place"
-            );
+            ));
             Exit::Failure
         }
         (false, _) => {
-            eprintln!(
+            complain(format_args!(
                 "epmd: can't listen on {address}: another program has that port, and it does not answer as an epmd; \
                  stop it (`ss -ltnp 'sport = :{}'` shows it), or use -port",
                 address.port()
-            );
+            ));
             Exit::Failure
         }
     }

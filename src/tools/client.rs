@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::core::wire::{self, Request};
-use crate::exit::Exit;
+use crate::exit::{Exit, complain};
 
 /// How long a command waits for the local epmd, in all.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ fn try_list(port: u16, request: &Request<'_>, out: &mut impl Write) -> io::Resul
             Ok(count) => out.write_all(buffer.get(..count).unwrap_or_default())?,
             Err(_) => {
                 out.flush()?;
-                eprintln!("epmd: the answer of the local epmd broke off");
+                complain("epmd: the answer of the local epmd broke off");
                 return Ok(Exit::Failure);
             }
         }
@@ -191,7 +191,7 @@ fn unexpected(answer: io::Result<Vec<u8>>) -> Exit {
 }
 
 fn cannot_connect() -> Exit {
-    eprintln!("epmd: Cannot connect to local epmd");
+    complain("epmd: Cannot connect to local epmd");
     Exit::Failure
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::core::status::{CONTROL_SOCKET, STATUS_REQUEST, Status};
-use crate::exit::Exit;
+use crate::exit::{Exit, complain};
 
 /// How long each read may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ pub fn status(json: bool) -> Exit {
                 }
                 _ => error.to_string(),
             };
-            eprintln!("epmd: {CONTROL_SOCKET}: {what}");
+            complain(format_args!("epmd: {CONTROL_SOCKET}: {what}"));
             return Exit::Failure;
         }
     };
@@ -60,9 +60,9 @@ pub fn status(json: bool) -> Exit {
         match serde_json::from_slice::<Status>(&answer) {
             Ok(status) => status.to_string().into_bytes(),
             Err(error) => {
-                eprintln!(
+                complain(format_args!(
                     "epmd: the daemon's answer is that of another version ({error}); try -json"
-                );
+                ));
                 return Exit::Failure;
             }
         }

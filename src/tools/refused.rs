@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::core::status::{rfc3339, table};
-use crate::exit::Exit;
+use crate::exit::{Exit, complain};
 
 /// Whose entries, and which: a `+` is an "or" between groups, and so are two of one field.
 const MATCHES: [&str; 7] = [
@@ -46,7 +46,9 @@ pub fn run(since: Option<&str>, json: bool) -> Exit {
     match try_run(since, json) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("epmd: can't read the journal with journalctl: {error}");
+            complain(format_args!(
+                "epmd: can't read the journal with journalctl: {error}"
+            ));
             Exit::Failure
         }
     }

@@ -27,7 +27,7 @@ use self::host::Host;
 use self::report::{Check, Code, Finding, NodeReport, Report};
 use self::told::Told;
 use crate::config::{DEFAULT_PORT, Settings, Sources, Target};
-use crate::exit::Exit;
+use crate::exit::{Exit, complain};
 
 /// How long each step may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub fn run(sources: &Sources, targets: &[Target], json: bool) -> Exit {
         true => match report.json() {
             Ok(text) => text,
             Err(error) => {
-                eprintln!("epmd: {error}");
+                complain(format_args!("epmd: {error}"));
                 return Exit::Failure;
             }
         },
@@ -84,7 +84,7 @@ fn in_force(sources: &Sources) -> Result<InForce, Exit> {
                 .iter()
                 .any(|problem| problem.place().starts_with('-'))
             {
-                eprintln!("{errors}");
+                complain(errors);
                 return Err(Exit::Usage);
             }
             let first = errors.iter().next().map(|first| first.headline());
