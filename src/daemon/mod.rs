@@ -7,4 +7,7 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod server;
+mod start;
 pub mod systemd;
+
+pub use start::run;

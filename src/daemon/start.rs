@@ -1,0 +1,274 @@
+//! Starting the daemon: settings, sockets, what is kept of an earlier process, the log; and then it serves.
+//!
+//! `run` reads from top to bottom. What went wrong is said on stderr, and an exit status tells which kind
+//! it was. Called by `main`, which also lends the question whether a port's holder is an epmd (that is
+//! the client's, and `daemon` knows no tools).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::listen::{self, Bound, ListenError};
+use super::log::{Level, Log};
+use super::server::{self, Keeping, Start, budget};
+use super::systemd::inherited::{self, Inherited};
+use super::systemd::store::Store;
+use super::systemd::{self, KeptSettings, Notifier};
+use crate::config::{Mode, Settings, Snapshot, Sources};
+use crate::core::status::CONTROL_SOCKET;
+use crate::exit::{Exit, complain};
+use crate::sys;
+
+/// How long a service waits for a port that somebody else holds.
+const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(5);
+/// How long it waits between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Starts the daemon, and returns when it has ended. All that can fail comes before it detaches, so that
+/// who started it hears of it. `is_an_epmd` asks whether it is an epmd that holds an address.
+pub fn run(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Exit {
+    match start(mode, sources, is_an_epmd) {
+        Ok(()) => Exit::Success,
+        Err(exit) => exit,
+    }
+}
+
+fn start(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Result<(), Exit> {
+    let mut inherited = None;
+    match mode {
+        Mode::Foreground => {}
+        Mode::Daemon => {
+            if let Err(error) = sys::close_inherited() {
+                complain(format_args!(
+                    "epmd: can't close inherited descriptors: {error}"
+                ));
+            }
+        }
+        Mode::Systemd => inherited = Some(inherit()?),
+    }
+    let descriptors = budget::raise_descriptor_limit();
+    let mut loaded = settings(&sources, inherited.as_ref())?;
+    let Bound {
+        listeners,
+        mut notes,
+    } = sockets(mode, &mut loaded.settings, inherited.as_mut(), is_an_epmd)?;
+    if mode == Mode::Daemon
+        && let Err(error) = nix::unistd::daemon(false, false)
+    {
+        complain(format_args!("epmd: can't detach: {error}"));
+        return Err(Exit::Failure);
+    }
+    let Loaded {
+        settings,
+        snapshot,
+        complaint,
+    } = loaded;
+    let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, &mut notes));
+    let log = Log::start(settings.audit.format, mode).map_err(|error| {
+        complain(format_args!("epmd: can't start the log's thread: {error}"));
+        Exit::Failure
+    })?;
+    let listening = listen::addresses(listeners.iter());
+    log.note(
+        Level::Info,
+        format!("listening on {}", listening.join(", ")),
+    );
+    log.note(Level::Info, settings.whom_it_serves());
+    for note in notes {
+        log.note(Level::Warning, note);
+    }
+    if let Some(complaint) = &complaint {
+        log.note(Level::Error, complaint.clone());
+    }
+    let start = Start {
+        sources,
+        settings,
+        listeners,
+        descriptors,
+        log: log.clone(),
+        notifier: Notifier::new(mode == Mode::Systemd),
+        kept,
+        control: control_socket(mode),
+        complaint,
+    };
+    let result = server::run(start);
+    if let Err(error) = &result {
+        log.note(Level::Error, format!("can't go on: {error}"));
+    }
+    log.close();
+    result.map_err(|_| Exit::Failure)
+}
+
+/// Where the control socket is to be: an epmd that erl starts inside an application's unit must not
+/// take that unit's folder.
+fn control_socket(mode: Mode) -> PathBuf {
+    let own = match mode {
+        Mode::Systemd => systemd::runtime_directory(),
+        Mode::Foreground | Mode::Daemon => None,
+    };
+    own.map_or_else(
+        || CONTROL_SOCKET.into(),
+        |folder| folder.join("control.sock"),
+    )
+}
+
+fn inherit() -> Result<Inherited, Exit> {
+    inherited::inherit().map_err(|error| {
+        complain(format_args!(
+            "epmd: can't take over what systemd hands over: {error}"
+        ));
+        Exit::Failure
+    })
+}
+
+/// The settings in force.
+struct Loaded {
+    settings: Settings,
+    /// What they can be made of again; absent where they are from before a restart themselves.
+    snapshot: Option<Snapshot>,
+    /// Why they are not those of the file, where they are not.
+    complaint: Option<String>,
+}
+
+/// Loads the settings. Where the file is broken at a restart, those from before stay in force: a bad
+/// file must not cost the registrations.
+fn settings(sources: &Sources, inherited: Option<&Inherited>) -> Result<Loaded, Exit> {
+    let errors = match sources.load_and_keep() {
+        Ok((settings, snapshot)) => {
+            return Ok(Loaded {
+                settings,
+                snapshot: Some(snapshot),
+                complaint: None,
+            });
+        }
+        Err(errors) => errors,
+    };
+    complain(&errors);
+    let Some(inherited) = inherited.filter(|inherited| inherited.is_warm()) else {
+        return Err(Exit::Config);
+    };
+    match inherited.settings_from_before() {
+        Ok(settings) => {
+            let complaint = Some(errors.not_in_force("the settings are wrong"));
+            Ok(Loaded {
+                settings,
+                snapshot: None,
+                complaint,
+            })
+        }
+        Err(why) => {
+            complain(format_args!(
+                "epmd: the settings from before can't be had either: {why}"
+            ));
+            Err(Exit::Config)
+        }
+    }
+}
+
+/// Hands what is to outlive this process to systemd's store.
+fn keep(
+    inherited: Inherited,
+    snapshot: Option<Snapshot>,
+    listeners: &[TcpListener],
+    notes: &mut Vec<String>,
+) -> Keeping {
+    notes.extend(inherited.notes);
+    let (store, registrations) = Store::open(inherited.drawers, notes);
+    let last = inherited
+        .settings
+        .last_key_value()
+        .map_or(0, |(number, _)| *number);
+    let mut settings = KeptSettings::new(last);
+    let mut failed = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            notes.push(format!("can't keep the {what} for a restart: {error}"));
+        }
+    };
+    if let Some(snapshot) = snapshot {
+        failed("settings", settings.keep(&snapshot));
+    }
+    if inherited.activated.is_empty() {
+        for listener in listeners {
+            failed("listening sockets", systemd::keep_listener(listener));
+        }
+    }
+    Keeping {
+        store,
+        registrations,
+        settings,
+    }
+}
+
+/// The listening sockets: a socket unit's, where there is one, else our own, from before a restart as
+/// far as they are what the settings say.
+fn sockets(
+    mode: Mode,
+    settings: &mut Settings,
+    inherited: Option<&mut Inherited>,
+    is_an_epmd: fn(SocketAddr) -> bool,
+) -> Result<Bound, Exit> {
+    let mut ours = Vec::new();
+    if let Some(inherited) = inherited {
+        ours = std::mem::take(&mut inherited.listeners);
+        if !inherited.activated.is_empty() {
+            systemd::give_up_listeners(ours);
+            // They may listen on more than the operator asked for.
+            settings.rules.served.clone_from(&settings.listen);
+            let listeners = std::mem::take(&mut inherited.activated);
+            return Ok(Bound {
+                listeners,
+                notes: Vec::new(),
+            });
+        }
+    }
+    let plan = listen::plan(settings.listen.as_deref());
+    let (mut ours, others) = listen::in_plan(ours, &plan, settings.port);
+    systemd::give_up_listeners(others);
+    let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
+    loop {
+        match listen::bind(&plan, settings.port, &ours) {
+            Ok(mut bound) => {
+                bound.listeners.append(&mut ours);
+                return Ok(bound.with_own_queues());
+            }
+            // systemd would start it again at once, and again: rather wait here for the port.
+            Err(ListenError::Taken(_)) if mode == Mode::Systemd && Instant::now() < deadline => {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            Err(ListenError::Taken(address)) => return Err(taken(mode, address, is_an_epmd)),
+            Err(error) => {
+                complain(format_args!("epmd: {error}"));
+                return Err(Exit::Failure);
+            }
+        }
+    }
+}
+
+/// The port is taken. By an epmd: then there is one, which is all that erl wants of `epmd -daemon`.
+fn taken(mode: Mode, address: SocketAddr, is_an_epmd: fn(SocketAddr) -> bool) -> Exit {
+    let by_an_epmd = is_an_epmd(address);
+    match (by_an_epmd, mode) {
+        (true, Mode::Daemon) => Exit::Success,
+        (true, Mode::Foreground) => {
+            complain(format_args!(
+                "epmd: an epmd is running on {address} already"
+            ));
+            Exit::Success
+        }
+        (true, Mode::Systemd) => {
+            complain(format_args!(
+                "epmd: an epmd is running on {address} already; stop it, so that this one can take its place"
+            ));
+            Exit::Failure
+        }
+        (false, _) => {
+            complain(format_args!(
+                "epmd: can't listen on {address}: another program has that port, and it does not answer as an epmd; \
+                 stop it (`ss -ltnp 'sport = :{}'` shows it), or use -port",
+                address.port()
+            ));
+            Exit::Failure
+        }
+    }
+}
