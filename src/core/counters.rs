@@ -26,10 +26,14 @@ impl Counters {
         }
     }
 
-    /// Takes down how many names are registered and how many connections are open, registrations apart.
-    pub fn set_in_use(&self, registered: usize, open: usize) {
-        self.registered.store(registered as u64, Ordering::Relaxed);
-        self.open.store(open as u64, Ordering::Relaxed);
+    /// Takes down how many names are registered.
+    pub fn set_registered(&self, count: usize) {
+        self.registered.store(count as u64, Ordering::Relaxed);
+    }
+
+    /// Takes down how many connections are open, registrations apart.
+    pub fn set_open(&self, count: usize) {
+        self.open.store(count as u64, Ordering::Relaxed);
     }
 
     /// How many requests for this ended so.

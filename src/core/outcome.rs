@@ -180,6 +180,7 @@ impl fmt::Display for Reason {
 pub struct Ends {
     peer: SocketAddr,
     local: SocketAddr,
+    this_host: bool,
 }
 
 impl Ends {
@@ -187,9 +188,30 @@ impl Ends {
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        let (peer, local) = (canonical(peer), canonical(local));
         Self {
-            peer: canonical(peer),
-            local: canonical(local),
+            peer,
+            local,
+            this_host: peer.ip().is_loopback() || peer.ip() == local.ip(),
+        }
+    }
+
+    /// The same connection, whose local address is known now.
+    #[must_use]
+    pub fn with_local(self, local: SocketAddr) -> Self {
+        let known = Self::new(self.peer, local);
+        Self {
+            this_host: known.this_host || self.this_host,
+            ..known
+        }
+    }
+
+    /// The same connection, of which it is known that its peer is this host under another address.
+    #[must_use]
+    pub const fn of_this_host(self) -> Self {
+        Self {
+            this_host: true,
+            ..self
         }
     }
 
@@ -205,11 +227,11 @@ impl Ends {
         self.local
     }
 
-    /// Whether the peer is this host: loopback, or the connection's own local address.
+    /// Whether the peer is this host: by loopback, by the connection's own local address, or by another
+    /// address of this host's ([`Self::of_this_host`]). Found once, where the connection is accepted.
     #[must_use]
-    pub fn is_this_host(&self) -> bool {
-        let peer = self.peer.ip();
-        peer.is_loopback() || peer == self.local.ip()
+    pub const fn is_this_host(&self) -> bool {
+        self.this_host
     }
 }
 
@@ -246,15 +268,6 @@ impl<'a> Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Whether it was, or would have been, refused for who the peer is.
-    #[must_use]
-    pub fn is_refused_for_its_peer(&self) -> bool {
-        matches!(
-            self.reason,
-            Some(Reason::NotAllowed | Reason::Denied | Reason::NotLocal)
-        )
-    }
-
     /// The same, with the name from elsewhere: for an outcome that outlives the request's bytes.
     #[must_use]
     pub fn with_node(self, node: Option<&[u8]>) -> Outcome<'_> {

@@ -7,7 +7,7 @@
 //! Started by `server`.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,11 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{Notify, oneshot};
 
+use super::own::OwnAddresses;
+use super::request::{After, Connection, READ_AT_ONCE};
+use super::slow;
 use super::state::Server;
-use super::{PAUSE_AFTER_ERROR, READ_AT_ONCE};
+use crate::core::outcome::Ends;
 use crate::daemon::listen;
 use crate::daemon::log::Level;
 
@@ -30,6 +33,8 @@ use crate::daemon::log::Level;
 const FIRST_LISTENER: u64 = 3 << 62;
 /// The number of a word from the event loop.
 const WORD: u64 = u64::MAX;
+/// How long nothing is done after an error that would only come again at once.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// accept(2)'s errors are told at most this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -64,8 +69,13 @@ pub(super) struct Line {
 }
 
 impl Acceptor {
-    /// Starts the thread.
-    pub(super) fn start(server: Arc<Server>, listeners: Vec<Listener>) -> io::Result<Self> {
+    /// Starts the thread. `local_decides`: whether requests are decided by the address that they came to
+    /// as well (`Rules::served`).
+    pub(super) fn start(
+        server: Arc<Server>,
+        listeners: Vec<Listener>,
+        local_decides: bool,
+    ) -> io::Result<Self> {
         let line = Arc::new(Line {
             rings: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             is_over: AtomicBool::new(false),
@@ -82,6 +92,8 @@ impl Acceptor {
             server,
             listeners,
             line: Arc::clone(&line),
+            own: OwnAddresses::default(),
+            local_decides,
             error_told: None,
         };
         thread::Builder::new()
@@ -131,6 +143,10 @@ struct Accepting {
     server: Arc<Server>,
     listeners: Vec<Listener>,
     line: Arc<Line>,
+    /// Which peers are this host under another address.
+    own: OwnAddresses,
+    /// Requests are decided by the address that they came to as well.
+    local_decides: bool,
     /// When it was last said that accept(2) fails.
     error_told: Option<Instant>,
 }
@@ -165,13 +181,13 @@ impl Accepting {
             else {
                 continue; // there is no other number
             };
-            if !self.server.delay_accept.is_zero() {
-                self.wait_at_most(self.server.delay_accept);
+            if !self.server.delays.accept.is_zero() {
+                self.wait_at_most(self.server.delays.accept);
             }
             match listener.socket.accept() {
                 Ok((stream, peer)) => {
-                    self.server
-                        .welcome(stream, peer, listener.address, &mut buffer);
+                    let address = listener.address;
+                    self.welcome(stream, peer, address, &mut buffer);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) if is_of_the_connection(&error) => {}
@@ -179,15 +195,50 @@ impl Accepting {
             }
         }
         // At most what the queues held: who comes later asks the next process.
-        for listener in &self.listeners {
+        for listener in std::mem::take(&mut self.listeners) {
             for _ in 0..listen::BACKLOG {
                 let Ok((stream, peer)) = listener.socket.accept() else {
                     break;
                 };
-                self.server
-                    .welcome(stream, peer, listener.address, &mut buffer);
+                self.welcome(stream, peer, listener.address, &mut buffer);
             }
         }
+    }
+
+    /// A new connection, at a listening socket's address. Usually its request is there already, and it is
+    /// answered and closed when this returns.
+    fn welcome(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        address: SocketAddr,
+        buffer: &mut [u8; READ_AT_ONCE],
+    ) {
+        let connection = self.known(stream, peer, address);
+        let server = &self.server;
+        match connection.serve(server, buffer) {
+            (After::Done, _) => return,
+            (After::Wait(connection), got) => {
+                slow::wait_for_request(server, connection, got.to_vec());
+            }
+            (After::Unsent(unsent), _) => slow::send_the_rest(server, unsent),
+        }
+        server.waiting.wait_for_the_leaving();
+    }
+
+    /// A connection of which it is known whether its peer is this host: found once, here.
+    fn known(&mut self, stream: TcpStream, peer: SocketAddr, address: SocketAddr) -> Connection {
+        let connection = Connection::new(stream, Ends::new(peer, address));
+        // The kernel is asked for the local address only where it matters: a loopback peer is this host
+        // whatever address it came to.
+        if connection.ends().peer().ip().is_loopback() && !self.local_decides {
+            return connection;
+        }
+        let connection = connection.with_local();
+        if !connection.ends().is_this_host() && self.own.contain(connection.ends().peer().ip()) {
+            return connection.of_this_host();
+        }
+        connection
     }
 
     /// Waits for better times, and says why, at most once a second.

@@ -1,52 +1,64 @@
-//! The daemon: listeners, connections, limits, signals.
+//! The daemon at work: from the first connection to the last signal.
 //!
-//! Moves bytes between sockets and the `desk`, which decides. A connection whose request is already
-//! there when it is accepted is answered and closed before the next one is accepted, by the thread that
-//! does nothing else (`accept`), and never meets the event loop. Only one that has to be waited for
-//! becomes a task there (`connection`), and one that registers a name is one of the `holders`. Called by
-//! `main`.
+//! The way of a request, one connection at a time, on a thread that waits for nothing else:
+//!
+//! ```text
+//! accept     Accepting::run        the next connection of the sockets that have one
+//!            Accepting::known      who is at its ends, and whether that is this host
+//! request    Connection::serve     what has come of its request, without waiting
+//!            Connection::answer    under the lock: Desk::handle decides and encodes; send; Books::conclude
+//!            Connection::register  a registration: Desk::register, Survival::keep, its answer
+//! slow       serve, send           a task of the event loop, where a request is not whole yet, or an answer
+//!                                  is not read; it ends in Connection::answer as well
+//! ```
+//!
+//! A connection that holds a name is one of the `holders`, and its end is heard of where connections are
+//! accepted. `run` is called by the daemon's start.
 
 mod accept;
+mod books;
 pub mod budget;
-mod connection;
 mod holders;
 mod own;
 mod reload;
+mod request;
+mod signals;
+mod slow;
 mod state;
 mod status;
 mod survival;
+mod waiting;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
-use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout_at};
 
+use super::log::{Level, Log};
+use super::systemd::store::{Kept, Store};
+use super::systemd::{KeptSettings, Notifier};
+use super::{control, listen};
 use crate::config::{Settings, Sources};
+use crate::core::counters::Counters;
+use crate::core::desk::Desk;
+use crate::core::registry::Registry;
 use crate::core::wire;
-use crate::daemon::log::{Level, Log};
-use crate::daemon::metrics::Exporter;
-use crate::daemon::systemd::store::{Kept, Store};
-use crate::daemon::systemd::{KeptSettings, Notifier};
-use crate::daemon::{control, listen};
 use accept::{Acceptor, Line, Listener};
+use books::Books;
 use budget::Budget;
-use state::{Server, State};
+use reload::Reload;
+use signals::{Signal, Signals};
+use state::{Delays, Parts, Server, State};
+use survival::Survival;
+use waiting::Waiting;
 
-/// How long nothing is done after an error that would only come again at once.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
-
-/// The most that is read of a connection at once: one byte more than any request has.
-const READ_AT_ONCE: usize = wire::LENGTH_FIELD + wire::MAX_REQUEST + 1;
 /// How long requests in flight are waited for when systemd restarts the daemon.
 const PATIENCE_AT_A_RESTART: Duration = Duration::from_millis(100);
 /// Everything that the daemon starts with.
@@ -118,53 +130,89 @@ async fn serve(start: Start) -> io::Result<()> {
     if let Some(shortfall) = budget.shortfall(&settings.limits) {
         log.note(Level::Warning, shortfall);
     }
-    let (delay_accept, delay_write) = (settings.delay_accept, settings.delay_write);
-    let server = Arc::new(Server {
-        shared: Mutex::new(State::new(settings, budget)),
-        left: Condvar::new(),
-        event_loop: Handle::current(),
-        epoll: Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?),
-        log,
-        started: Instant::now(),
-        audit_due: Notify::new(),
-        killed: Notify::new(),
-        ending: Notify::new(),
-        is_ending: AtomicBool::new(false),
-        idle: Notify::new(),
-        descriptors,
-        delay_accept,
-        delay_write,
-    });
-    let kept_settings = kept.map(|kept| {
-        server.restore(kept.store, kept.registrations);
-        kept.settings
-    });
+    let (registrations, kept_settings, survival) = match kept {
+        None => (Vec::new(), None, Survival::none(log.clone())),
+        Some(kept) => (
+            kept.registrations,
+            Some(kept.settings),
+            Survival::with(kept.store, log.clone()),
+        ),
+    };
     let is_kept = kept_settings.is_some();
+    let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+    let mut registry = Registry::default();
+    survival::take_back(registrations, &mut registry, &epoll, &log);
+    let started = Instant::now();
+    let audit_due = Arc::new(Notify::new());
+    let counters = Arc::new(Counters::default());
+    let books = Books::new(
+        &settings,
+        Arc::clone(&counters),
+        log.clone(),
+        started,
+        Arc::clone(&audit_due),
+    );
+    books.set_registered(registry.len());
+    let local_decides = settings.rules.served.is_some();
+    let server = Arc::new(Server::new(Parts {
+        state: State {
+            desk: Desk {
+                rules: settings.rules.clone(),
+                max_registrations: budget.registrations,
+                relaxed_command_check: settings.relaxed_command_check,
+                registry,
+            },
+            books,
+            survival,
+            answer: Vec::new(),
+            in_force: Arc::new(reload::in_force(&settings)),
+        },
+        waiting: Waiting::new(&budget, &settings.limits, counters),
+        epoll,
+        log,
+        started,
+        audit_due,
+        descriptors,
+        delays: Delays {
+            accept: settings.delay_accept,
+            write: settings.delay_write,
+        },
+    }));
     let mut lasting = JoinSet::new();
     lasting.spawn(tell_when_due(Arc::clone(&server)));
     open_control_socket(&server, &control, listening);
-    let mut control = Control {
-        exporter: None,
+    let status = complaint.unwrap_or_else(|| settings.whom_it_serves());
+    let mut reload = Reload {
         server: Arc::clone(&server),
         sources,
+        settings,
         listeners: listeners.len(),
         notifier,
-        kept_settings,
+        kept: kept_settings,
+        exporter: None,
     };
-    control.export_metrics();
-    let control = control.until_the_end()?;
-    let mut acceptor = Acceptor::start(Arc::clone(&server), listeners)?;
+    reload.export_metrics();
+    let mut signals = Signals::catch()?;
+    let mut acceptor = Acceptor::start(Arc::clone(&server), listeners, local_decides)?;
     if let Some(interval) = notifier.watchdog() {
         lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.line()));
     }
-    notifier.ready(&complaint.unwrap_or_else(|| server.whom_it_serves()));
-    // All but the first end by a mistake of ours alone. A daemon that is deaf, and keeps the names of
-    // dead nodes, is worse than one that is started again.
-    tokio::select! {
-        () = control => {}
-        () = acceptor.ended() => return Err(io::Error::other("the thread that accepts has ended")),
-        Some(failed) = lasting.join_next() => {
-            failed.map(|never| match never {}).map_err(io::Error::other)?;
+    notifier.ready(&status);
+    loop {
+        // The last two end by a mistake of ours alone. A daemon that is deaf, and keeps the names of
+        // dead nodes, is worse than one that is started again.
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Reload => reload.again(),
+                Signal::End => break,
+            },
+            () = server.killed() => break,
+            () = acceptor.ended() => {
+                return Err(io::Error::other("the thread that accepts has ended"));
+            }
+            Some(failed) = lasting.join_next() => {
+                failed.map(|never| match never {}).map_err(io::Error::other)?;
+            }
         }
     }
     notifier.stopping();
@@ -173,78 +221,18 @@ async fn serve(start: Start) -> io::Result<()> {
     let patience = if is_kept {
         PATIENCE_AT_A_RESTART
     } else {
-        server.request_timeout()
+        server.waiting.request_timeout()
     };
     acceptor.stop().await;
-    server.finish(patience).await;
+    // The listening sockets are closed: whoever starts epmd again does not find its port held. What
+    // systemd keeps of them goes on listening.
+    for killer in server.killers().drain(..) {
+        // Who went away meanwhile has its will all the same.
+        let _ = request::send_now(&killer, wire::KILL_OK, true);
+    }
+    server.waiting.end(patience).await;
+    server.state().books.close();
     Ok(())
-}
-
-/// What signals do to the daemon.
-struct Control {
-    server: Arc<Server>,
-    sources: Sources,
-    listeners: usize,
-    notifier: Notifier,
-    exporter: Option<Exporter>,
-    kept_settings: Option<KeptSettings>,
-}
-
-impl Control {
-    /// Goes by the signals until one of them, or KILL_REQ, ends the daemon. The signals are caught
-    /// when this returns.
-    fn until_the_end(mut self) -> io::Result<impl Future<Output = ()>> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        Ok(async move {
-            loop {
-                tokio::select! {
-                    () = received(&mut hangup) => self.reload(),
-                    () = received(&mut terminate) => break,
-                    () = received(&mut interrupt) => break,
-                    () = self.server.killed.notified() => break,
-                }
-            }
-        })
-    }
-
-    fn reload(&mut self) {
-        self.notifier.reloading();
-        let Self {
-            server,
-            sources,
-            listeners,
-            kept_settings,
-            ..
-        } = self;
-        let status = server.reload(sources, *listeners, kept_settings.as_mut());
-        self.export_metrics();
-        self.notifier.ready(&status);
-    }
-
-    /// Has the exporter listen where the settings say.
-    fn export_metrics(&mut self) {
-        let server = &self.server;
-        let state = server.state();
-        let listen = state.settings.metrics;
-        if self.exporter.is_none() && listen.is_some() {
-            match Exporter::start(
-                Arc::clone(&state.counters),
-                server.descriptors,
-                server.started_at(),
-                server.log.clone(),
-            ) {
-                Ok(exporter) => self.exporter = Some(exporter),
-                Err(error) => server
-                    .log
-                    .note(Level::Error, format!("no metrics: {error}")),
-            }
-        }
-        if let Some(exporter) = &self.exporter {
-            exporter.listen(listen);
-        }
-    }
 }
 
 /// Opens the control socket, or says why there is none.
@@ -252,7 +240,7 @@ fn open_control_socket(server: &Arc<Server>, path: &Path, listening: Vec<String>
     match control::bind(path) {
         Ok(socket) => {
             let (told, listening) = (Arc::clone(server), Arc::new(listening));
-            let status = move || status::status(&told, &told.state(), &listening);
+            let status = move || status::status(&told, &listening);
             tokio::spawn(control::answer(socket, server.log.clone(), status));
         }
         Err(error) => {
@@ -278,17 +266,10 @@ async fn tell_the_watchdog(
     }
 }
 
-/// Waits for a signal; where the event loop can't tell of it any more, for ever.
-async fn received(signal: &mut Signal) {
-    if signal.recv().await.is_none() {
-        std::future::pending::<()>().await;
-    }
-}
-
 /// Tells what the audit has counted when its time has come; sleeps while there is nothing to time.
 async fn tell_when_due(server: Arc<Server>) -> Infallible {
     loop {
-        let due = server.state().audit.next_due();
+        let due = server.state().books.next_due();
         match due {
             None => server.audit_due.notified().await,
             Some(due) => {
@@ -297,46 +278,9 @@ async fn tell_when_due(server: Arc<Server>) -> Infallible {
                     .await
                     .is_err()
                 {
-                    let log = &server.log;
-                    let now = server.now();
-                    server.state().audit.due(now, &mut |event| log.tell(event));
+                    server.state().books.tell_due();
                 }
             }
         }
     }
-}
-
-impl Server {
-    /// How long a request may take, and its answer.
-    fn request_timeout(&self) -> Duration {
-        self.state().settings.limits.request_timeout
-    }
-
-    /// Waits for the requests in flight, and tells what is untold.
-    ///
-    /// The listening sockets are closed already: whoever starts epmd again must not find its port held.
-    /// What systemd keeps of them goes on listening.
-    async fn finish(&self, patience: Duration) {
-        self.is_ending.store(true, Ordering::Relaxed);
-        self.ending.notify_waiters();
-        let all_gone = async {
-            while self.state().slots.used() > 0 {
-                self.idle.notified().await;
-            }
-        };
-        // Who is still there then has had its time.
-        let _ = timeout(patience, all_gone).await;
-        let now = self.now();
-        self.state()
-            .audit
-            .flush(now, &mut |event| self.log.tell(event));
-    }
-}
-
-/// Milliseconds since 1970 UTC.
-fn wall_clock() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,10 +1,9 @@
 //! Whether a peer is this host under another of its addresses.
 //!
 //! A node of this host that connects to a secondary address of it comes from the primary one, so peer
-//! and local address differ. Looked at only where a peer would be refused: the kernel is asked which
-//! address it would use towards the peer, and only towards itself that is the peer's own. No packet is
-//! sent. A stranger can't have such an address: the answers to its SYN would go to this host. Called by
-//! `connection`.
+//! and local address differ. The kernel is asked which address it would use towards the peer, and only
+//! towards itself that is the peer's own. No packet is sent. Called by `accept`, for peers that are not
+//! this host by what their connection says.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};

@@ -1,39 +1,36 @@
 //! What the daemon says of itself: the state as a [`Status`].
 //!
-//! Called by `server` for the control socket.
+//! The lock is taken for a step at a time, and what can be done without it is. Called by `server` for the
+//! control socket.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::state::{Server, State};
-use crate::config;
 use crate::core::outcome::{Operation, Verdict};
 use crate::core::registry::Cursor;
-use crate::core::status::{InForce, Limits, Refused, Registered, Status, Use, kind_name, rfc3339};
+use crate::core::status::{Limits, Refused, Registered, Status, Use, kind_name, rfc3339};
+use crate::daemon::metrics;
+
+/// So many names are taken down at a time: some 20 us, for which a lookup may have to wait.
+const NAMES_AT_ONCE: usize = 256;
 
 /// The daemon as it is now.
-pub(super) fn status(server: &Server, state: &State, listening: &[String]) -> Status {
+pub(super) fn status(server: &Server, listening: &[String]) -> Status {
     let started = server.started_at();
     let at = |since_start: Duration| rfc3339(started.checked_add(since_start).unwrap_or(started));
-    let mut registrations = Vec::new();
-    let mut cursor = Cursor::START;
-    while let Some(registration) = state.desk.registry.list(&mut cursor) {
-        let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(registration.since));
-        let node = registration.node;
-        registrations.push(Registered {
-            name: String::from_utf8_lossy(node.name).into_owned(),
-            port: node.port,
-            kind: kind_name(node.kind),
-            creation: registration.creation,
-            since: rfc3339(since.unwrap_or(SystemTime::UNIX_EPOCH)),
-        });
-    }
+    let registrations = registrations(server);
+    let state = server.state();
+    let (registered, max_registrations) = (state.desk.registry.len(), state.desk.max_registrations);
+    let tracked = state.books.tracked();
+    let answered = state.books.answered();
+    let settings = std::sync::Arc::clone(&state.in_force);
+    drop(state);
+    let counters = server.waiting.counters();
     let outcomes = |operation| {
         let count = |verdict: Verdict| {
-            (
-                verdict.name().to_owned(),
-                state.counters.requests(operation, verdict),
-            )
+            let name = verdict.name().to_owned();
+            (name, counters.requests(operation, verdict))
         };
         Verdict::ALL.map(count).into_iter().collect()
     };
@@ -41,7 +38,7 @@ pub(super) fn status(server: &Server, state: &State, listening: &[String]) -> St
         .into_iter()
         .map(|o| (o.name().to_owned(), outcomes(o)))
         .collect();
-    let refusals = state.audit.tracked().map(|tracked| Refused {
+    let refusals = tracked.into_iter().map(|tracked| Refused {
         source: tracked.source,
         operation: tracked.operation.name().to_owned(),
         reason: tracked.reason.name().to_owned(),
@@ -50,11 +47,10 @@ pub(super) fn status(server: &Server, state: &State, listening: &[String]) -> St
         last: at(tracked.last),
         count: tracked.count,
     });
-    let of = |used: usize, limit: usize| Use {
+    let of = |(used, limit): (usize, usize)| Use {
         used: used as u64,
         limit: limit as u64,
     };
-    let settings = &state.settings;
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -63,26 +59,60 @@ pub(super) fn status(server: &Server, state: &State, listening: &[String]) -> St
         requests,
         refusals: refusals.collect(),
         limits: Limits {
-            connections: of(state.slots.used(), state.slots.limit()),
-            registrations: of(state.desk.registry.len(), state.desk.max_registrations),
-            descriptors: of(
-                crate::daemon::metrics::open_descriptors(),
-                server.descriptors,
-            ),
+            connections: of(server.waiting.in_use()),
+            registrations: of((registered, max_registrations)),
+            descriptors: of((metrics::open_descriptors(), server.descriptors)),
         },
         registrations,
-        settings: InForce {
-            file: settings.file.as_ref().map(|f| f.display().to_string()),
-            allow: settings.rules.allow.iter().map(|n| n.to_string()).collect(),
-            enforce: settings.rules.enforce,
-            nodes: settings
-                .rules
-                .nodes
-                .keys()
-                .map(|n| String::from_utf8_lossy(n).into_owned())
-                .collect(),
-            text: config::show(settings),
-        },
-        answered: state.answered.iter().copied().collect(),
+        settings: (*settings).clone(),
+        answered,
+    }
+}
+
+/// All names, newest first, as a list has them: some at a time, so that nobody waits behind many.
+fn registrations(server: &Server) -> Vec<Registered> {
+    let mut all = Vec::new();
+    let mut cursor = Cursor::START;
+    loop {
+        let before = all.len();
+        take_down(&server.state(), &mut cursor, &mut all);
+        if all.len() - before < NAMES_AT_ONCE {
+            return all.into_iter().map(registered).collect();
+        }
+    }
+}
+
+/// A name as it is taken down under the lock.
+struct Taken {
+    name: Box<[u8]>,
+    port: u16,
+    kind: u8,
+    creation: u32,
+    since: u64,
+}
+
+fn take_down(state: &State, cursor: &mut Cursor, all: &mut Vec<Taken>) {
+    for _ in 0..NAMES_AT_ONCE {
+        let Some(registration) = state.desk.registry.list(cursor) else {
+            return;
+        };
+        all.push(Taken {
+            name: registration.node.name.into(),
+            port: registration.node.port,
+            kind: registration.node.kind,
+            creation: registration.creation,
+            since: registration.since,
+        });
+    }
+}
+
+fn registered(taken: Taken) -> Registered {
+    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(taken.since));
+    Registered {
+        name: String::from_utf8_lossy(&taken.name).into_owned(),
+        port: taken.port,
+        kind: kind_name(taken.kind),
+        creation: taken.creation,
+        since: rfc3339(since.unwrap_or(SystemTime::UNIX_EPOCH)),
     }
 }

@@ -1,17 +1,18 @@
 //! Registrations across a restart: kept in systemd's store while the daemon runs, taken back at its start.
 //!
 //! Says what is kept and what is of use; how, is `systemd::store`'s. Called by `server` at the start and
-//! by `connection` at each registration. Without `-systemd` there is no store, and nothing happens here.
+//! by `request` at each registration. Without `-systemd` there is no store, and nothing happens here.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
+use nix::sys::epoll::Epoll;
 use socket2::{Domain, SockRef, Type};
 
 use super::holders::Held;
-use super::state::{Server, State};
 use crate::core::desk::Holder as _;
 use crate::core::registry::{Gone, Id, Registration, Registry};
 use crate::core::wire::Node;
@@ -19,118 +20,136 @@ use crate::daemon::log::{Level, Log};
 use crate::daemon::systemd::record::Record;
 use crate::daemon::systemd::store::{Kept, Store};
 
-impl Server {
-    /// Takes back what the store holds. Dead connections' names are gone, but remembered; what makes
-    /// no sense is dropped, and said.
-    pub(super) fn restore(&self, store: Store, kept: Vec<Kept>) {
-        let mut numbered = Vec::new();
-        for kept in kept {
-            match Record::decode(&kept.record) {
-                Ok(record) => numbered.push((record.id, kept)),
-                Err(fault) => {
-                    self.log.note(
-                        Level::Warning,
-                        format!("dropped a kept registration: {fault}"),
-                    );
-                }
-            }
-        }
-        // In the order in which they were made. One may be there twice, where a drawer was being
-        // emptied when the daemon was killed.
-        numbered.sort_by_key(|(id, _)| *id);
-        numbered.dedup_by_key(|(id, _)| *id);
-        let mut state = self.state();
-        let registry = &mut state.desk.registry;
-        for (id, Kept { record, connection }) in numbered {
-            let Ok(record) = Record::decode(&record) else {
-                continue;
-            };
-            let previous = match connection.and_then(|c| self.take_back(&record, c.into())) {
-                Some(holder) => registry.restore(registration(&record, holder)),
-                None => {
-                    let gone = Gone {
-                        id,
-                        port: record.node.port,
-                        creation: record.creation,
-                    };
-                    registry.restore_gone(record.node.name, gone)
-                }
-            };
-            if let Some(previous) = previous {
-                previous.release();
-            }
-        }
-        let count = registry.len();
-        if count > 0 {
-            let names = if count == 1 {
-                "registration"
-            } else {
-                "registrations"
-            };
-            self.log.note(
-                Level::Info,
-                format!("took back {count} {names} from before the restart"),
-            );
-        }
-        state.store = Some(store);
-        state.show_in_use();
-    }
-
-    /// A kept connection as the holder of its name, if it is one and its node still lives.
-    fn take_back(&self, record: &Record<'_>, stream: TcpStream) -> Option<Held> {
-        let drop_it = |why: &str| {
-            let name = crate::core::audit::escape_name(record.node.name);
-            self.log.note(
-                Level::Warning,
-                format!("dropped the kept registration of \"{name}\": {why}"),
-            );
-        };
-        if !is_tcp(&stream) {
-            drop_it("its connection is no TCP connection");
-            return None;
-        }
-        let held = Held::new(stream, &self.epoll);
-        if held.is_gone() {
-            // A node that has sent something more is still there, and has to hear of it.
-            held.release();
-            return None;
-        }
-        match held.watch(record.id) {
-            Ok(()) => Some(held),
-            Err(error) => {
-                drop_it(&format!("its connection can't be watched: {error}"));
-                None
-            }
-        }
-    }
+/// What outlives the process: where registrations are kept, if anywhere.
+#[derive(Debug)]
+pub(super) struct Survival {
+    /// `None` without `-systemd`.
+    store: Option<Store>,
+    /// Registrations are not kept, and that is told.
+    fails: bool,
+    log: Log,
 }
 
-impl State {
-    /// Keeps a new registration, before its node hears that it is one.
-    pub(super) fn keep(&mut self, id: Id, log: &Log) {
-        let Self {
+impl Survival {
+    /// Nothing outlives the process.
+    pub(super) fn none(log: Log) -> Self {
+        Self {
+            store: None,
+            fails: false,
+            log,
+        }
+    }
+
+    /// Registrations are kept in this store.
+    pub(super) fn with(store: Store, log: Log) -> Self {
+        Self {
             store: Some(store),
-            desk,
-            keeping_fails,
-            ..
-        } = self
-        else {
+            ..Self::none(log)
+        }
+    }
+
+    /// Keeps a new registration, before its node hears that it is one.
+    pub(super) fn keep(&mut self, registry: &Registry<Held>, id: Id) {
+        let Some(store) = &mut self.store else {
             return;
         };
-        let kept = match desk.registry.get(id) {
+        let kept = match registry.get(id) {
             Some(registration) => keep_live(store, &registration),
             None => Ok(()),
         };
-        match kept.and_then(|()| empty_worn_drawers(store, &desk.registry)) {
-            Ok(()) => *keeping_fails = false,
-            Err(error) if !*keeping_fails => {
-                *keeping_fails = true;
-                log.note(
+        match kept.and_then(|()| empty_worn_drawers(store, registry)) {
+            Ok(()) => self.fails = false,
+            Err(error) if !self.fails => {
+                self.fails = true;
+                self.log.note(
                     Level::Error,
                     format!("registrations will not survive a restart: {error}"),
                 );
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// Takes back into the registry what the store held. Dead connections' names are gone, but remembered;
+/// what makes no sense is dropped, and said.
+pub(super) fn take_back(
+    kept: Vec<Kept>,
+    registry: &mut Registry<Held>,
+    epoll: &Arc<Epoll>,
+    log: &Log,
+) {
+    let mut numbered = Vec::new();
+    for kept in kept {
+        match Record::decode(&kept.record) {
+            Ok(record) => numbered.push((record.id, kept)),
+            Err(fault) => log.note(
+                Level::Warning,
+                format!("dropped a kept registration: {fault}"),
+            ),
+        }
+    }
+    // In the order in which they were made. One may be there twice, where a drawer was being
+    // emptied when the daemon was killed.
+    numbered.sort_by_key(|(id, _)| *id);
+    numbered.dedup_by_key(|(id, _)| *id);
+    for (id, Kept { record, connection }) in numbered {
+        let Ok(record) = Record::decode(&record) else {
+            continue;
+        };
+        let previous = match connection.and_then(|c| holder(&record, c.into(), epoll, log)) {
+            Some(holder) => registry.restore(registration(&record, holder)),
+            None => {
+                let gone = Gone {
+                    id,
+                    port: record.node.port,
+                    creation: record.creation,
+                };
+                registry.restore_gone(record.node.name, gone)
+            }
+        };
+        if let Some(previous) = previous {
+            previous.release();
+        }
+    }
+    let count = registry.len();
+    if count > 0 {
+        let names = if count == 1 {
+            "registration"
+        } else {
+            "registrations"
+        };
+        log.note(
+            Level::Info,
+            format!("took back {count} {names} from before the restart"),
+        );
+    }
+}
+
+/// A kept connection as the holder of its name, if it is one and its node still lives.
+fn holder(record: &Record<'_>, stream: TcpStream, epoll: &Arc<Epoll>, log: &Log) -> Option<Held> {
+    let drop_it = |why: &str| {
+        let name = crate::core::audit::escape_name(record.node.name);
+        log.note(
+            Level::Warning,
+            format!("dropped the kept registration of \"{name}\": {why}"),
+        );
+    };
+    if !is_tcp(&stream) {
+        drop_it("its connection is no TCP connection");
+        return None;
+    }
+    let held = Held::new(stream, epoll);
+    if held.is_gone() {
+        // A node that has sent something more is still there, and has to hear of it.
+        held.release();
+        return None;
+    }
+    match held.watch(record.id) {
+        Ok(()) => Some(held),
+        Err(error) => {
+            drop_it(&format!("its connection can't be watched: {error}"));
+            None
         }
     }
 }
