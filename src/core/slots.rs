@@ -108,32 +108,45 @@ impl Slots {
         self.connections
     }
 
+    /// The limit that is reached for a newcomer, so that another connection would have to make room for
+    /// it; `None` where there is a place for it.
+    #[must_use]
+    pub fn reached(&self, source: Option<Source>) -> Option<Setting> {
+        let share = source.and_then(|s| self.sources.get(&s));
+        if share.is_some_and(|s| s.len() >= self.per_source) {
+            Some(Setting::PerSource)
+        } else if self.open.len() >= self.connections {
+            Some(Setting::Connections)
+        } else {
+            None
+        }
+    }
+
     /// A connection is to stay. `source` is `None` for this host, which has no share to exceed and
     /// for which strangers always make room.
     pub fn enter(&mut self, source: Option<Source>) -> Entry {
         let waiting =
             |set: &BTreeSet<Place>| set.first().filter(|(answering, _)| !answering).copied();
-        let share = source
-            .and_then(|s| self.sources.get(&s))
-            .filter(|s| s.len() >= self.per_source);
-        let out = if let Some(share) = share {
-            Some((waiting(share), Setting::PerSource))
-        } else if self.open.len() >= self.connections {
-            let place = waiting(&self.strangers).or_else(|| match source {
-                Some(_) => None,
-                None => {
-                    let anybody = self.strangers.first().copied();
-                    anybody.or_else(|| waiting(&self.this_host))
-                }
-            });
-            Some((place, Setting::Connections))
-        } else {
-            None
-        };
-        let out = match out {
+        let out = match self.reached(source) {
             None => None,
-            Some((Some((_, out)), limit)) => Some((out, limit)),
-            Some((None, limit)) => return Entry::Full(limit),
+            Some(limit) => {
+                let place = if limit == Setting::PerSource {
+                    let share = source.and_then(|s| self.sources.get(&s));
+                    share.and_then(waiting)
+                } else {
+                    waiting(&self.strangers).or_else(|| match source {
+                        Some(_) => None,
+                        None => {
+                            let anybody = self.strangers.first().copied();
+                            anybody.or_else(|| waiting(&self.this_host))
+                        }
+                    })
+                };
+                match place {
+                    Some((_, out)) => Some((out, limit)),
+                    None => return Entry::Full(limit),
+                }
+            }
         };
         if let Some((out, _)) = out {
             self.leave(out);

@@ -5,19 +5,21 @@
 //! sends nothing, or nonsense, has a few seconds and a few slots, and holds nobody up. Called by
 //! `server` at the start.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::core::slots::{self, Entry, Slots};
 use crate::core::status::{STATUS_REQUEST, Status};
 use crate::daemon::log::{Level, Log};
 
@@ -58,19 +60,14 @@ pub(super) async fn answer(
     log: Log,
     status: impl Fn() -> Status + Clone + Send + 'static,
 ) {
-    let slots = Arc::new(Semaphore::new(CLIENTS));
+    let clients = Arc::new(Clients::default());
     loop {
-        // It is never closed.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((client, _)) => {
                 let status = status.clone();
-                tokio::spawn(async move {
+                clients.serve(move |asked| async move {
                     // A client that goes away, or takes too long, has itself to thank.
-                    let _ = timeout(PATIENCE, serve(client, status)).await;
-                    drop(slot);
+                    let _ = timeout(PATIENCE, serve(client, asked, status)).await;
                 });
             }
             Err(error) => {
@@ -81,8 +78,58 @@ pub(super) async fn answer(
     }
 }
 
+/// The clients that are served: as on epmd's own port, the oldest that has not asked makes room for a
+/// newcomer, so that those that never ask keep nobody waiting.
+#[derive(Debug)]
+struct Clients(Mutex<(Slots, HashMap<slots::Id, AbortHandle>)>);
+
+/// To be called by a client that has asked.
+type Asked = Box<dyn FnOnce() + Send>;
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self(Mutex::new((Slots::new(CLIENTS, CLIENTS), HashMap::new())))
+    }
+}
+
+impl Clients {
+    /// Serves a client, unless too many are being answered.
+    fn serve<F>(self: &Arc<Self>, task: impl FnOnce(Asked) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut inner = self.lock();
+        let (slots, tasks) = &mut *inner;
+        let (id, out) = match slots.enter(None) {
+            Entry::Free(id) => (id, None),
+            Entry::InPlaceOf { id, out, .. } => (id, tasks.remove(&out)),
+            Entry::Full(_) => return,
+        };
+        if let Some(out) = out {
+            out.abort();
+        }
+        let (clients, asking) = (Arc::clone(self), Arc::clone(self));
+        let task = task(Box::new(move || asking.lock().0.answering(id)));
+        let served = tokio::spawn(async move {
+            task.await;
+            let mut inner = clients.lock();
+            inner.0.leave(id);
+            inner.1.remove(&id);
+        });
+        tasks.insert(id, served.abort_handle());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Slots, HashMap<slots::Id, AbortHandle>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One request, one answer.
-async fn serve(mut client: UnixStream, status: impl Fn() -> Status) -> io::Result<()> {
+async fn serve(
+    mut client: UnixStream,
+    asked: Asked,
+    status: impl Fn() -> Status,
+) -> io::Result<()> {
     let who = client.peer_cred()?.uid();
     if who != 0 && who != nix::unistd::geteuid().as_raw() {
         return Err(ErrorKind::PermissionDenied.into());
@@ -92,7 +139,80 @@ async fn serve(mut client: UnixStream, status: impl Fn() -> Status) -> io::Resul
     if request != STATUS_REQUEST {
         return Err(ErrorKind::InvalidData.into());
     }
+    asked();
     let mut answer = serde_json::to_vec(&status())?;
     answer.push(b'\n');
     client.write_all(&answer).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::status::{InForce, Limits, Use};
+    use std::io::{Read as _, Write as _};
+    use std::time::Instant;
+
+    fn status() -> Status {
+        let none = Use { used: 0, limit: 0 };
+        Status {
+            version: String::new(),
+            pid: 0,
+            uptime_seconds: 0,
+            listening: vec![],
+            registrations: vec![],
+            requests: [].into(),
+            refusals: vec![],
+            limits: Limits {
+                connections: none,
+                registrations: none,
+                descriptors: none,
+            },
+            settings: InForce {
+                file: None,
+                allow: vec![],
+                enforce: true,
+                nodes: vec![],
+                text: String::new(),
+            },
+            answered: vec![],
+        }
+    }
+
+    #[test]
+    fn clients_that_ask_nothing_make_room_for_one_that_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let log = crate::daemon::log::Log::start(
+            crate::config::Format::Text,
+            crate::config::Mode::Foreground,
+        );
+        let socket = runtime.block_on(async { bind(&path) }).unwrap();
+        let log = log.unwrap();
+        let client = std::thread::spawn(move || {
+            let silent: Vec<_> = (0..100)
+                .map(|_| Blocking::connect(&path).unwrap())
+                .collect();
+            let start = Instant::now();
+            let mut asks = Blocking::connect(&path).unwrap();
+            asks.write_all(STATUS_REQUEST).unwrap();
+            let mut answer = String::new();
+            asks.read_to_string(&mut answer).unwrap();
+            drop(silent);
+            (answer, start.elapsed())
+        });
+        runtime.block_on(async {
+            let serving = tokio::spawn(answer(socket, log, status));
+            while !client.is_finished() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            serving.abort();
+        });
+        let (answer, took) = client.join().unwrap();
+        assert!(answer.starts_with('{'), "{answer:?}");
+        assert!(took < PATIENCE, "{took:?}");
+    }
 }

@@ -35,6 +35,8 @@ const FIRST_LISTENER: u64 = 3 << 62;
 const WORD: u64 = u64::MAX;
 /// How long nothing is done after an error that would only come again at once.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// So many errors in a row are no longer each connection's own: it is accept(2) that fails.
+const OWN_ERRORS_IN_A_ROW: u32 = 16;
 /// accept(2)'s errors are told at most this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -155,6 +157,7 @@ impl Accepting {
     /// Accepts connections until it is told to end: no error ends it, and none makes it spin.
     fn run(mut self) {
         let mut buffer = [0; READ_AT_ONCE];
+        let mut errors_in_a_row: u32 = 0;
         let mut ready = [EpollEvent::empty()];
         while !self.line.is_over.load(Ordering::Acquire) {
             match self.server.epoll.wait(&mut ready, EpollTimeout::NONE) {
@@ -175,32 +178,42 @@ impl Accepting {
                 self.server.state().release(event.data());
                 continue;
             };
+            if !self.server.delays.accept.is_zero() {
+                self.wait_at_most(self.server.delays.accept);
+            }
             let Some(listener) = usize::try_from(place)
                 .ok()
                 .and_then(|place| self.listeners.get(place))
             else {
                 continue; // there is no other number
             };
-            if !self.server.delays.accept.is_zero() {
-                self.wait_at_most(self.server.delays.accept);
-            }
+            let address = listener.address;
             match listener.socket.accept() {
                 Ok((stream, peer)) => {
-                    let address = listener.address;
+                    errors_in_a_row = 0;
                     self.welcome(stream, peer, address, &mut buffer);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) if is_of_the_connection(&error) => {}
-                Err(error) => self.pause_after(&error),
+                Err(error) => {
+                    errors_in_a_row += 1;
+                    if !is_of_the_connection(&error) || errors_in_a_row > OWN_ERRORS_IN_A_ROW {
+                        errors_in_a_row = 0;
+                        self.pause_after(&error);
+                    }
+                }
             }
         }
         // At most what the queues held: who comes later asks the next process.
         for listener in std::mem::take(&mut self.listeners) {
             for _ in 0..listen::BACKLOG {
-                let Ok((stream, peer)) = listener.socket.accept() else {
-                    break;
-                };
-                self.welcome(stream, peer, listener.address, &mut buffer);
+                match listener.socket.accept() {
+                    Ok((stream, peer)) => {
+                        self.welcome(stream, peer, listener.address, &mut buffer);
+                    }
+                    // The others in the queue are as good as before.
+                    Err(error) if is_of_the_connection(&error) => {}
+                    Err(_) => break,
+                }
             }
         }
     }

@@ -39,6 +39,16 @@ impl Held {
         Ok(self.epoll.add(&self.stream, EpollEvent::new(flags, id))?)
     }
 
+    /// Ends the connection, whoever else holds a duplicate of it: its node hears of it at once.
+    pub(super) fn hang_up(&self) {
+        // None of these can fail in a way that matters: the connection ends in any case. What the
+        // node has sent is taken first, or the end would reach it as a reset. The connection is shut
+        // down as well as closed, because another process may hold a duplicate.
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let _ = recv(self.stream.as_raw_fd(), &mut [0; 1024], flags);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     pub(super) fn stream(&self) -> &TcpStream {
         &self.stream
     }
@@ -56,15 +66,7 @@ impl Holder for Held {
     }
 
     fn release(self) {
-        // None of these can fail in a way that matters: the connection ends in any case. What the
-        // node has sent is taken first, or the end would reach it as a reset. The connection is shut
-        // down as well as closed, because another process may hold a duplicate.
-        let _ = recv(
-            self.stream.as_raw_fd(),
-            &mut [0; 1024],
-            MsgFlags::MSG_DONTWAIT,
-        );
         let _ = self.epoll.delete(&self.stream);
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.hang_up();
     }
 }

@@ -48,7 +48,7 @@ use super::{control, listen};
 use crate::config::{Settings, Sources};
 use crate::core::counters::Counters;
 use crate::core::desk::Desk;
-use crate::core::registry::Registry;
+use crate::core::registry::{Cursor, Registry};
 use crate::core::wire;
 use accept::{Acceptor, Line, Listener};
 use books::Books;
@@ -190,6 +190,8 @@ async fn serve(start: Start) -> io::Result<()> {
         notifier,
         kept: kept_settings,
         exporter: None,
+        reading: None,
+        once_more: false,
     };
     reload.export_metrics();
     let mut signals = Signals::catch()?;
@@ -206,6 +208,7 @@ async fn serve(start: Start) -> io::Result<()> {
                 Signal::Reload => reload.again(),
                 Signal::End => break,
             },
+            () = reload.is_read() => {}
             () = server.killed() => break,
             () = acceptor.ended() => {
                 return Err(io::Error::other("the thread that accepts has ended"));
@@ -230,9 +233,22 @@ async fn serve(start: Start) -> io::Result<()> {
         // Who went away meanwhile has its will all the same.
         let _ = request::send_now(&killer, wire::KILL_OK, true);
     }
+    if !is_kept {
+        hang_up(&server);
+    }
     server.waiting.end(patience).await;
     server.state().books.close();
     Ok(())
+}
+
+/// Ends the connections that hold names: their nodes register with the next epmd while the last requests
+/// are finished. Who still looks a name up is answered as before.
+fn hang_up(server: &Server) {
+    let state = server.state();
+    let mut cursor = Cursor::START;
+    while let Some(registration) = state.desk.registry.list(&mut cursor) {
+        registration.holder.hang_up();
+    }
 }
 
 /// Opens the control socket, or says why there is none.

@@ -1,8 +1,15 @@
 //! SIGHUP: reading the settings again, and who goes by them.
 //!
-//! Owns the settings in force and where they come from. Called by `server`.
+//! Owns the settings in force and where they come from. The file is read and checked by a thread of its
+//! own, so that one that takes its time (large, on a file system that hangs) holds nobody up. Called by
+//! `server`.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::budget::Budget;
 use super::state::Server;
@@ -11,6 +18,12 @@ use crate::core::status::InForce;
 use crate::daemon::log::Level;
 use crate::daemon::metrics::Exporter;
 use crate::daemon::systemd::{KeptSettings, Notifier};
+
+/// After this time it is said that a file is not read yet.
+const PATIENCE_WITH_A_FILE: Duration = Duration::from_secs(5);
+
+/// What was read: settings with what they can be made of again, or what is wrong.
+type Loaded = Result<(Settings, Snapshot), Errors>;
 
 /// What a reload needs, and nobody else.
 pub(super) struct Reload {
@@ -25,14 +38,73 @@ pub(super) struct Reload {
     /// Where settings outlive the process.
     pub(super) kept: Option<KeptSettings>,
     pub(super) exporter: Option<Exporter>,
+    /// What is being read; and whether it is to be read once more then, because it may have changed.
+    pub(super) reading: Option<oneshot::Receiver<Loaded>>,
+    pub(super) once_more: bool,
 }
 
 impl Reload {
-    /// Reads the settings again. Good ones are in force at once, for new requests; with bad ones the
-    /// old ones stay.
+    /// Begins to read the settings again; [`Self::is_read`] ends it.
     pub(super) fn again(&mut self) {
+        if self.reading.is_some() {
+            self.once_more = true;
+            return;
+        }
         self.notifier.reloading();
-        let status = match self.sources.load_and_keep() {
+        let (done, reading) = oneshot::channel();
+        let sources = self.sources.clone();
+        let read = move || {
+            // Nobody waits for it where the daemon ends meanwhile.
+            let _ = done.send(sources.load_and_keep());
+        };
+        let thread = thread::Builder::new()
+            .name("epmd-reload".into())
+            .spawn(read);
+        if let Err(error) = thread {
+            self.server.log.note(
+                Level::Warning,
+                format!("reading the settings here, as no thread can be had: {error}"),
+            );
+            self.end(self.sources.load_and_keep());
+            return;
+        }
+        self.reading = Some(reading);
+    }
+
+    /// Waits until the settings that are being read are there, and puts them in force if they are good;
+    /// for ever, if none are being read.
+    pub(super) async fn is_read(&mut self) {
+        let Some(reading) = &mut self.reading else {
+            return std::future::pending().await;
+        };
+        let log = &self.server.log;
+        let mut told = false;
+        let loaded = loop {
+            tokio::select! {
+                loaded = &mut *reading => break loaded,
+                () = sleep(PATIENCE_WITH_A_FILE), if !told => {
+                    told = true;
+                    let text = "reading the settings takes long: the file, or its file system, does not answer; \
+                                what was in force before stays so meanwhile";
+                    log.note(Level::Warning, text);
+                }
+            }
+        };
+        self.reading = None;
+        match loaded {
+            Ok(loaded) => self.end(loaded),
+            Err(_) => self
+                .notifier
+                .ready("not reloaded: the thread that read has ended"),
+        }
+        if std::mem::take(&mut self.once_more) {
+            self.again();
+        }
+    }
+
+    /// Good settings are in force at once, for new requests; with bad ones the old ones stay.
+    fn end(&mut self, loaded: Loaded) {
+        let status = match loaded {
             Ok((settings, snapshot)) => self.put_in_force(settings, &snapshot),
             Err(errors) => self.leave_in_force(&errors),
         };

@@ -64,8 +64,8 @@ async fn serve(server: &Server, connection: Connection, mut got: Vec<u8>, mut pl
         return fail(Failure::Closed);
     };
     loop {
-        // The daemon ends: a request that has begun to come is waited for, no other.
-        if place.is_ending() && got.is_empty() {
+        // The daemon ends: a request that has begun to come is waited for, if its peer may ask at all.
+        if place.is_ending() && (got.is_empty() || !server.state().desk.rules.may_ask(&ends)) {
             return fail(Failure::Closed);
         }
         tokio::select! {

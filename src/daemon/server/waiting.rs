@@ -20,6 +20,10 @@ use crate::core::slots::{self, Entry, Slots, Source};
 
 /// How many connections that have to make room may still be there when the next one is accepted.
 const MOST_LEAVING: usize = KEPT_BACK / 4;
+/// How many may be there for this host's sake while the event loop does not get to let them go.
+const MOST_LEAVING_FOR_THIS_HOST: usize = KEPT_BACK / 2;
+/// How long the event loop may take to let them go before nobody else makes room for strangers.
+const PATIENCE_WITH_THE_LEAVING: Duration = Duration::from_millis(20);
 
 /// All places.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ struct Table {
     bells: HashMap<slots::Id, oneshot::Sender<Setting>>,
     /// How many have been told so, and have not left yet: their descriptors are still in use.
     leaving: usize,
+    /// The event loop is held up: it did not let them go in time.
+    behind: bool,
     /// How long a request may take, and its answer.
     request_timeout: Duration,
 }
@@ -62,6 +68,7 @@ impl Waiting {
                 slots: Slots::new(budget.connections, limits.per_source),
                 bells: HashMap::new(),
                 leaving: 0,
+                behind: false,
                 request_timeout: limits.request_timeout,
             }),
             left: Condvar::new(),
@@ -85,6 +92,9 @@ impl Waiting {
     pub(super) fn enter(self: &Arc<Self>, ends: Ends) -> Result<Place, Setting> {
         let source = (!ends.is_this_host()).then(|| Source::of(ends.peer().ip()));
         let mut table = self.table();
+        if let Some(limit) = table.no_more_leaving(source) {
+            return Err(limit);
+        }
         let id = match table.slots.enter(source) {
             Entry::Free(id) => id,
             Entry::InPlaceOf { id, out, limit } => {
@@ -112,6 +122,7 @@ impl Waiting {
         table.slots.leave(id);
         if table.bells.remove(&id).is_none() {
             table.leaving = table.leaving.saturating_sub(1);
+            table.behind &= table.leaving > MOST_LEAVING;
             self.left.notify_one();
         }
         self.counters.set_open(table.slots.used());
@@ -121,10 +132,18 @@ impl Waiting {
     }
 
     /// Waits while many of those who have to make room are still there: a flood must not run ahead of
-    /// them until there is no descriptor left. Not for the event loop, which is where they leave.
+    /// them until there is no descriptor left. Not for the event loop, which is where they leave; and not
+    /// for long, as this host's requests wait behind: where the loop is held up, it is the newcomers that
+    /// have to go until it has caught up ([`Self::enter`]).
     pub(super) fn wait_for_the_leaving(&self) {
-        let many = |table: &mut Table| table.leaving > MOST_LEAVING;
-        drop(self.left.wait_while(self.table(), many));
+        let many = |table: &mut Table| table.leaving > MOST_LEAVING && !table.behind;
+        let waited = self
+            .left
+            .wait_timeout_while(self.table(), PATIENCE_WITH_THE_LEAVING, many);
+        let (mut table, time) = waited.unwrap_or_else(PoisonError::into_inner);
+        if time.timed_out() {
+            table.behind = true;
+        }
     }
 
     /// How long a request may take, and its answer.
@@ -158,6 +177,20 @@ impl Waiting {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// The limit that is reached, where nobody may be sent away for a newcomer because those who were sent
+    /// before are still there.
+    fn no_more_leaving(&self, source: Option<Source>) -> Option<Setting> {
+        let most = match source {
+            Some(_) if self.behind => MOST_LEAVING,
+            _ => MOST_LEAVING_FOR_THIS_HOST,
+        };
+        (self.leaving > most)
+            .then(|| self.slots.reached(source))
+            .flatten()
     }
 }
 
@@ -195,5 +228,51 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.waiting.leave(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn ends(peer: &str) -> Ends {
+        let peer = format!("{peer}:40000").parse().unwrap();
+        Ends::new(peer, "10.0.3.5:4369".parse().unwrap())
+    }
+
+    #[test]
+    fn an_event_loop_that_is_held_up_holds_nobody_up() {
+        let limits = Limits {
+            connections: 100,
+            per_source: 8,
+            ..Limits::default()
+        };
+        let budget = Budget::new(&limits, 10_000, 2);
+        let waiting = Arc::new(Waiting::new(&budget, &limits, Arc::default()));
+        let stranger = ends("203.0.113.9");
+        // Nobody of these ever gets to leave.
+        let mut places = Vec::new();
+        let start = Instant::now();
+        let mut refused = 0;
+        for _ in 0..1000 {
+            match waiting.enter(stranger) {
+                Ok(place) => places.push(place),
+                Err(Setting::PerSource) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+            waiting.wait_for_the_leaving();
+        }
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(places.len(), 8 + MOST_LEAVING + 1);
+        assert_eq!(refused, 1000 - places.len());
+        // This host, and strangers for whom nobody has to make room, go on.
+        for other in ["127.0.0.1", "203.0.113.10"] {
+            assert!(waiting.enter(ends(other)).is_ok(), "{other}");
+        }
+        // Once they have left, all is as before.
+        drop(places);
+        assert!(waiting.enter(stranger).is_ok());
+        assert!(!waiting.table().behind);
     }
 }
