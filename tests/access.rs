@@ -187,6 +187,51 @@ fn this_host_is_served_at_each_of_its_addresses() {
     refused(&service, &stranger, second, b"zapi", &event);
 }
 
+/// A node that connects to a secondary address of its host comes from the primary one; where a socket unit
+/// listens everywhere and that address alone is served, it is this host all the same.
+#[test]
+fn this_host_is_served_where_a_secondary_address_alone_is() {
+    let [server, member, stranger] = network(["server", "member", "stranger"]);
+    server.ip("addr add 10.77.0.101/24 dev eth0\n");
+    let service = Launch::on(&server)
+        .activated(server.dual_stack_listener())
+        .config(&access("allow = [\"10.77.0.2\"]"))
+        .variable("ERL_EPMD_ADDRESS", "10.77.0.101")
+        .start();
+    let served = v4(101);
+    let (_held, creation) = register(server.connect(served), &Node::new("api")).held();
+    assert!(creation >= 4);
+    assert_eq!(server.ask(served, b"zapi"), found("api"));
+    assert_eq!(member.ask(served, b"zapi"), found("api"));
+    let event = "refused lookup of api from 10.77.0.3: not_allowed";
+    refused(&service, &stranger, served, b"zapi", event);
+    let event = "refused lookup of api from 10.77.0.1: address_not_served";
+    refused(&service, &server, v4(1), b"zapi", event);
+}
+
+/// What this host is exempt from, it is exempt from under each of its addresses: its share, and the
+/// pressure of strangers.
+#[test]
+fn this_host_has_no_share_whatever_its_address() {
+    let [server, stranger] = network(["server", "stranger"]);
+    server.ip("addr add 10.77.0.101/24 dev eth0\n");
+    let limits = "[limits]\nconnections = 16\nper-source = 4\nrequest-timeout = \"60s\"\n";
+    let service = Service::start(&server, &format!("{JSON}{limits}"));
+    let _name = service.hold("api");
+    let begin = |from: &Host| {
+        let mut stream = from.connect(v4(101));
+        send(&mut stream, b"\0\x04z");
+        stream
+    };
+    let ours: Vec<_> = (0..10).map(|_| begin(&server)).collect();
+    let _theirs: Vec<_> = (0..40).map(|_| begin(&stranger)).collect();
+    // When this one is answered, all before it have been accepted.
+    assert_eq!(stranger.ask(v4(101), b"zapi"), Answer::Nothing);
+    for stream in ours {
+        assert_eq!(ask(stream, b"api"), found("api"));
+    }
+}
+
 #[test]
 fn a_network_admits_what_is_in_it() {
     let [server, inside, outside] = network(["server", "inside", "outside"]);
