@@ -7,10 +7,11 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::clock::Clock;
 use crate::config::Settings;
 use crate::core::audit::{Audit, Tracked, escape_name};
 use crate::core::counters::Counters;
@@ -59,8 +60,7 @@ pub(super) struct Books {
     /// Every request is told (`-d`).
     debug: bool,
     log: Log,
-    /// When the daemon started; the audit's time counts from here.
-    started: Instant,
+    clock: Clock,
     /// Rings when the audit has something to time that it had not before.
     audit_due: Arc<Notify>,
 }
@@ -70,7 +70,7 @@ impl Books {
         settings: &Settings,
         counters: Arc<Counters>,
         log: Log,
-        started: Instant,
+        clock: Clock,
         audit_due: Arc<Notify>,
     ) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Books {
             answered: HashSet::new(),
             debug: settings.debug > 0,
             log,
-            started,
+            clock,
             audit_due,
         }
     }
@@ -101,9 +101,7 @@ impl Books {
             let before = self.audit.next_due();
             let log = &self.log;
             self.audit
-                .record(self.started.elapsed(), outcome, &mut |event| {
-                    log.tell(event)
-                });
+                .record(self.clock.now(), outcome, &mut |event| log.tell(event));
             if self.audit.next_due() != before {
                 self.audit_due.notify_one();
             }
@@ -124,14 +122,14 @@ impl Books {
     pub(super) fn tell_due(&mut self) {
         let log = &self.log;
         self.audit
-            .due(self.started.elapsed(), &mut |event| log.tell(event));
+            .due(self.clock.now(), &mut |event| log.tell(event));
     }
 
     /// Tells what is untold: the daemon ends.
     pub(super) fn close(&mut self) {
         let log = &self.log;
         self.audit
-            .flush(self.started.elapsed(), &mut |event| log.tell(event));
+            .flush(self.clock.now(), &mut |event| log.tell(event));
     }
 
     /// What the audit remembers, the most recent first.

@@ -18,6 +18,7 @@
 mod accept;
 mod books;
 pub mod budget;
+mod clock;
 mod holders;
 mod own;
 mod reload;
@@ -34,12 +35,12 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::log::{Level, Log};
 use super::systemd::store::{Kept, Store};
@@ -53,6 +54,7 @@ use crate::core::wire;
 use accept::{Acceptor, Line, Listener};
 use books::Books;
 use budget::Budget;
+use clock::Clock;
 use reload::Reload;
 use signals::{Signal, Signals};
 use state::{Delays, Parts, Server, State};
@@ -142,14 +144,14 @@ async fn serve(start: Start) -> io::Result<()> {
     let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     let mut registry = Registry::default();
     survival::take_back(registrations, &mut registry, &epoll, &log);
-    let started = Instant::now();
+    let clock = Clock::start();
     let audit_due = Arc::new(Notify::new());
     let counters = Arc::new(Counters::default());
     let books = Books::new(
         &settings,
         Arc::clone(&counters),
         log.clone(),
-        started,
+        clock,
         Arc::clone(&audit_due),
     );
     books.set_registered(registry.len());
@@ -170,7 +172,7 @@ async fn serve(start: Start) -> io::Result<()> {
         waiting: Waiting::new(&budget, &settings.limits, counters),
         epoll,
         log,
-        started,
+        clock,
         audit_due,
         descriptors,
         delays: Delays {
@@ -289,11 +291,8 @@ async fn tell_when_due(server: Arc<Server>) -> Infallible {
         match due {
             None => server.audit_due.notified().await,
             Some(due) => {
-                let at = server.started + due;
-                if timeout_at(at.into(), server.audit_due.notified())
-                    .await
-                    .is_err()
-                {
+                let left = due.saturating_sub(server.clock.now());
+                if timeout(left, server.audit_due.notified()).await.is_err() {
                     server.state().books.tell_due();
                 }
             }

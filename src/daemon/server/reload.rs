@@ -170,7 +170,7 @@ impl Reload {
             match Exporter::start(
                 server.waiting.counters(),
                 server.descriptors,
-                server.started_at(),
+                server.clock.started_at(),
                 server.log.clone(),
             ) {
                 Ok(exporter) => self.exporter = Some(exporter),

@@ -6,13 +6,14 @@
 
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use nix::sys::epoll::Epoll;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::books::{Books, Failure};
+use super::clock::Clock;
 use super::holders::Held;
 use super::survival::Survival;
 use super::waiting::Waiting;
@@ -39,8 +40,8 @@ pub(super) struct Server {
     /// In which new connections are waited for, and the ends of those that hold names.
     pub(super) epoll: Arc<Epoll>,
     pub(super) log: Log,
-    /// When the daemon started; the audit's time counts from here.
-    pub(super) started: Instant,
+    /// The audit's time.
+    pub(super) clock: Clock,
     /// The audit has something to time that it had not before.
     pub(super) audit_due: Arc<Notify>,
     /// Descriptors that the process may have.
@@ -101,7 +102,7 @@ pub(super) struct Parts {
     pub(super) waiting: Waiting,
     pub(super) epoll: Arc<Epoll>,
     pub(super) log: Log,
-    pub(super) started: Instant,
+    pub(super) clock: Clock,
     pub(super) audit_due: Arc<Notify>,
     pub(super) descriptors: usize,
     pub(super) delays: Delays,
@@ -116,7 +117,7 @@ impl Server {
             event_loop: Handle::current(),
             epoll: parts.epoll,
             log: parts.log,
-            started: parts.started,
+            clock: parts.clock,
             audit_due: parts.audit_due,
             descriptors: parts.descriptors,
             delays: parts.delays,
@@ -129,18 +130,6 @@ impl Server {
     /// where that was the one that accepts, and a task's connection is that task's own.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Time as the audit counts it.
-    pub(super) fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// When the daemon started, by the wall clock.
-    pub(super) fn started_at(&self) -> SystemTime {
-        SystemTime::now()
-            .checked_sub(self.now())
-            .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// The daemon is to end, because this connection has asked for it.

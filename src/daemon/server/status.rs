@@ -17,7 +17,7 @@ const NAMES_AT_ONCE: usize = 256;
 
 /// The daemon as it is now.
 pub(super) fn status(server: &Server, listening: &[String]) -> Status {
-    let started = server.started_at();
+    let started = server.clock.started_at();
     let at = |since_start: Duration| rfc3339(started.checked_add(since_start).unwrap_or(started));
     let registrations = registrations(server);
     let state = server.state();
@@ -54,7 +54,7 @@ pub(super) fn status(server: &Server, listening: &[String]) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        uptime_seconds: server.now().as_secs(),
+        uptime_seconds: server.clock.now().as_secs(),
         listening: listening.to_vec(),
         requests,
         refusals: refusals.collect(),
