@@ -6,9 +6,11 @@
 //! `server` at the start.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,11 @@ use crate::daemon::log::{Level, Log};
 
 /// How long nothing is done after an error that would only come again at once.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// The modes of the folder, where it has to be made, and of the socket in it.
+const FOLDER_MODE: u32 = 0o755;
+const SOCKET_MODE: u32 = 0o600;
+/// The bits that let a group or everybody write.
+const OTHERS_WRITE: u32 = 0o022;
 /// How long a client may take, in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many clients are served at once.
@@ -33,25 +40,67 @@ const CLIENTS: usize = 16;
 /// Makes the socket.
 ///
 /// # Errors
-/// Why there is none: a folder that can't be made, or another daemon that lives.
+/// Why there is none: a folder that can't be made, or that others may write to, something there that is
+/// no socket, or another daemon that lives.
 pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-        fs::create_dir(folder)?;
+    if let Some(folder) = path.parent() {
+        have_folder(folder)?;
     }
-    match Blocking::connect(path) {
-        Ok(_) => {
-            return Err(io::Error::new(
-                ErrorKind::AddrInUse,
-                "another epmd answers there",
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::other(
+                "there is something that is no socket; remove it",
             ));
         }
-        // Nobody listens there any more.
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        Err(_) => {}
+        Ok(_) => match Blocking::connect(path) {
+            Ok(_) => {
+                return Err(io::Error::new(
+                    ErrorKind::AddrInUse,
+                    "another epmd answers there",
+                ));
+            }
+            // Nobody listens there any more.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Err(error) => return Err(error),
+        },
     }
     let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)
+}
+
+/// Makes the folder where there is none, and sees to it that nobody else can put a socket of theirs there,
+/// whom `epmd -status` would believe.
+fn have_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // Whatever the umask of who started it.
+        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let found = fs::symlink_metadata(folder)?;
+    let name = folder.display();
+    let wrong = |what: String| Err(io::Error::new(ErrorKind::PermissionDenied, what));
+    if !found.is_dir() {
+        return wrong(format!(
+            "{name} is no folder, but a link or a file; remove it"
+        ));
+    }
+    let (owner, own) = (found.uid(), nix::unistd::geteuid().as_raw());
+    if owner != 0 && owner != own {
+        return wrong(format!(
+            "{name} belongs to user {owner}; expected root or user {own}"
+        ));
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        return wrong(format!(
+            "others may write to {name} (mode {mode:04o}); `chmod {FOLDER_MODE:o} {name}` mends that"
+        ));
+    }
+    Ok(())
 }
 
 /// Answers for ever, with what `status` makes for each question.
@@ -176,6 +225,71 @@ mod tests {
             },
             answered: vec![],
         }
+    }
+
+    /// Tries to make the socket, on an event loop.
+    fn try_bind(path: &Path) -> io::Result<UnixListener> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        runtime.block_on(async { bind(path) })
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_or_have_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let folder = tmp.path().join("epmd");
+        let socket = folder.join("control.sock");
+        drop(try_bind(&socket).unwrap());
+        assert_eq!((mode(&folder), mode(&socket)), (0o755, 0o600));
+        for open in [0o777, 0o775, 0o757, 0o1777] {
+            fs::set_permissions(&folder, Permissions::from_mode(open)).unwrap();
+            let error = try_bind(&socket).unwrap_err().to_string();
+            assert!(error.contains("others may write to "), "{error}");
+            assert!(error.contains(&format!("mode {open:04o}")), "{error}");
+            assert_eq!(mode(&folder), open, "it is not ours to change");
+        }
+        // The remedy of the message.
+        fs::set_permissions(&folder, Permissions::from_mode(FOLDER_MODE)).unwrap();
+        drop(try_bind(&socket).unwrap());
+        // Root alone can give a folder away.
+        if std::os::unix::fs::chown(&folder, Some(12_345), None).is_ok() {
+            let error = try_bind(&socket).unwrap_err().to_string();
+            assert!(error.contains("belongs to user 12345"), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_link_is_followed_and_nothing_but_a_dead_socket_removed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let elsewhere = tmp.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let kept = elsewhere.join("control.sock");
+        fs::write(&kept, "precious").unwrap();
+        // The folder is a link into another one.
+        let folder = tmp.path().join("epmd");
+        std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
+        assert!(try_bind(&folder.join("control.sock")).is_err());
+        // What is there is a file, a link to a file, a link to nothing, a folder.
+        assert!(try_bind(&kept).is_err());
+        let socket = tmp.path().join("control.sock");
+        for target in [&kept, &elsewhere, Path::new("/nonexistent")] {
+            std::os::unix::fs::symlink(target, &socket).unwrap();
+            assert!(try_bind(&socket).is_err(), "{target:?}");
+            fs::remove_file(&socket).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "precious");
+        // A live daemon's socket is left alone, a dead one's is replaced.
+        let live = try_bind(&socket).unwrap();
+        let error = try_bind(&socket).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        drop(live);
+        try_bind(&socket).unwrap();
     }
 
     #[test]

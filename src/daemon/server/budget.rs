@@ -5,13 +5,18 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::Limits;
+use crate::config::{DEFAULT_CONNECTIONS, DEFAULT_REGISTRATIONS, Limits};
 
 /// Descriptors kept back for everything else: standard streams, event loop, signals, log, and
 /// whoever looks at the daemon from outside; and for connections that are about to be closed.
 pub(super) const KEPT_BACK: usize = 64;
 /// Of what is left, requests take at most one part in so many.
 const REQUEST_SHARE: usize = 4;
+
+/// More than any host is known to need. Stock epmd has room for 1,017 names, and for what they leave of
+/// that.
+const PLENTY_OF_REGISTRATIONS: usize = 1024;
+const PLENTY_OF_CONNECTIONS: usize = 128;
 
 /// The limits in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +48,26 @@ impl Budget {
         }
     }
 
-    /// What the operator should know where the limits of the file can't be had.
+    /// What the operator should know where the limits of the file can't be had. Where nobody has set one,
+    /// and there is plenty, that is nobody's concern: `-status` shows it.
     #[must_use]
     pub fn shortfall(&self, limits: &Limits) -> Option<String> {
-        let short =
-            self.connections < limits.connections || self.registrations < limits.registrations;
-        short.then(|| {
+        let short = |limit: usize, had: usize, default: usize, plenty: usize| {
+            had < limit && (limit != default || had < plenty)
+        };
+        let connections = short(
+            limits.connections,
+            self.connections,
+            DEFAULT_CONNECTIONS,
+            PLENTY_OF_CONNECTIONS,
+        );
+        let registrations = short(
+            limits.registrations,
+            self.registrations,
+            DEFAULT_REGISTRATIONS,
+            PLENTY_OF_REGISTRATIONS,
+        );
+        (connections || registrations).then(|| {
             format!(
                 "the limit of {} descriptors is good for {} registrations (limits.registrations = {}) and \
                  {} connections (limits.connections = {}); raise it (LimitNOFILE=, ulimit -Hn) to have more",
@@ -97,6 +116,23 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_asked_for_and_nobody_needs_is_not_said_to_be_missing() {
+        let said = |limits: &Limits, descriptors| {
+            let budget = Budget::new(limits, descriptors, 4);
+            budget.shortfall(limits).is_some()
+        };
+        for (descriptors, is_said) in [(100, true), (1024, true), (4096, false), (20_000, false)] {
+            assert_eq!(said(&DEFAULT, descriptors), is_said, "{descriptors}");
+        }
+        let asked = Limits {
+            registrations: 20_000,
+            ..DEFAULT
+        };
+        assert!(said(&asked, 20_000));
+        assert!(!said(&asked, 40_000));
+    }
+
+    #[test]
     fn few_descriptors_are_shared_and_registrations_get_the_most() {
         for descriptors in [0, 64, 65, 100, 1024, 16_384, 20_000] {
             let budget = Budget::new(&DEFAULT, descriptors, 4);
@@ -105,10 +141,10 @@ mod tests {
                 assert!(budget.connections + budget.registrations + KEPT_BACK + 4 <= descriptors);
                 assert!(budget.registrations >= 2 * budget.connections);
             }
-            assert!(
-                budget
-                    .shortfall(&DEFAULT)
-                    .is_some_and(|s| s.contains("LimitNOFILE"))
+            let shortfall = budget.shortfall(&DEFAULT);
+            assert_eq!(
+                shortfall.is_some_and(|s| s.contains("LimitNOFILE")),
+                descriptors <= 1024
             );
         }
     }
