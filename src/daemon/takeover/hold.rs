@@ -145,16 +145,18 @@ impl Held {
     /// Takes note of the end of a process that was held and has been killed, so that its own parent hears
     /// of it.
     pub(super) fn over(mut self) {
-        for thread in std::mem::take(&mut self.threads).into_keys() {
-            let deadline = Instant::now() + PATIENCE;
-            let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
-            while !matches!(
-                waitpid(Pid::from_raw(thread), Some(flags)),
-                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD)
-            ) && Instant::now() < deadline
-            {
-                sleep(LOOK_AGAIN);
-            }
+        let deadline = Instant::now() + PATIENCE;
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let mut threads = std::mem::take(&mut self.threads);
+        // The end of a process's first thread is told when those of all others have been heard.
+        while !threads.is_empty() && Instant::now() < deadline {
+            threads.retain(|thread, _| {
+                !matches!(
+                    waitpid(Pid::from_raw(*thread), Some(flags)),
+                    Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD)
+                )
+            });
+            sleep(LOOK_AGAIN);
         }
     }
 }

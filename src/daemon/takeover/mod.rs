@@ -34,7 +34,7 @@ use nix::unistd::Pid;
 use self::ask::Facts;
 use self::hold::Held;
 use self::holder::{Holder, Port, Process};
-use self::settle::{Fate, Settling, Sockets};
+use self::settle::{Fate, Holds, Settling, Sockets};
 use self::socket::Kind;
 use self::trouble::Trouble;
 use crate::config::{Settings, Snapshot, Sources};
@@ -401,31 +401,29 @@ impl Old<'_> {
                     Some(found) => Some(found),
                     None => self.facts(name)?,
                 };
-                match found {
-                    Some(found) => drop(known.insert(key, found)),
-                    None => why = Some(self.changed(name)),
+                // One that is gone by now is seen to be so when it is held.
+                if let Some(found) = found {
+                    known.insert(key, found);
                 }
             }
             facts = known;
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
-            if why.is_none() {
-                for _ in 0..HOLDS {
-                    let held = Held::hold(self.process.pid)
-                        .map_err(|error| Trouble::holding(self.process, &error))?;
-                    match self.look(&told, &before, &facts, &mut settling, start.elapsed())? {
-                        Look::Settled(taken) => return Ok((held, taken)),
-                        Look::Busy => {}
-                        Look::Changed(what) => {
-                            why = Some(what);
-                            break;
-                        }
-                    }
-                    drop(held);
-                    if Instant::now() >= deadline {
+            for _ in 0..HOLDS {
+                let held = Held::hold(self.process.pid)
+                    .map_err(|error| Trouble::holding(self.process, &error))?;
+                match self.look(&told, &before, &facts, &mut settling, start.elapsed())? {
+                    Look::Settled(taken) => return Ok((held, taken)),
+                    Look::Busy => {}
+                    Look::Changed(what) => {
+                        why = Some(what);
                         break;
                     }
-                    sleep(GOES_ON);
                 }
+                drop(held);
+                if Instant::now() >= deadline {
+                    break;
+                }
+                sleep(GOES_ON);
             }
             if Instant::now() >= deadline {
                 let why = why.unwrap_or_else(|| "it is in the middle of a request".to_owned());
@@ -495,10 +493,16 @@ impl Old<'_> {
     ) -> Result<Look, Trouble> {
         let now = self.sockets()?;
         let mut names: HashSet<RawFd> = HashSet::new();
+        let mut there = Vec::new();
         for name in told {
-            names.insert(name.descriptor);
-            if !settle::are_the_same([name.descriptor], before, &now) {
-                return Ok(Look::Changed(self.changed(name)));
+            match settle::holder_of(name.descriptor, before, &now) {
+                // Its connection is closed, and the name with it.
+                Holds::Gone => {}
+                Holds::Same => {
+                    names.insert(name.descriptor);
+                    there.push(name);
+                }
+                Holds::Unclear => return Ok(Look::Changed(self.changed(name))),
             }
         }
         let mut taken = Taken::default();
@@ -526,7 +530,7 @@ impl Old<'_> {
         if busy {
             return Ok(Look::Busy);
         }
-        for name in told.iter().rev() {
+        for name in there.into_iter().rev() {
             let connection = self.copy(name.descriptor)?;
             let is_here = |kind| matches!(kind, Kind::Connection(a, _) if a.port() == self.port);
             if !is_here(socket::kind(&connection)) {

@@ -74,15 +74,24 @@ impl Settling {
     }
 }
 
-/// Whether all of these names' connections are what they were before the dump that told of them.
-pub(super) fn are_the_same(
-    names: impl IntoIterator<Item = RawFd>,
-    before: &Sockets,
-    now: &Sockets,
-) -> bool {
-    names
-        .into_iter()
-        .all(|number| now.contains_key(&number) && before.get(&number) == now.get(&number))
+/// What has become of the connection that held a name by a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// It is there, and has been all the time.
+    Same,
+    /// It is closed, and the name is gone with it.
+    Gone,
+    /// The number is another connection's than before the dump: whose it was at the dump can't be told.
+    Unclear,
+}
+
+/// What has become of a name's descriptor, by what there was before the dump and what there is now.
+pub(super) fn holder_of(number: RawFd, before: &Sockets, now: &Sockets) -> Holds {
+    match now.get(&number) {
+        None => Holds::Gone,
+        inode if inode == before.get(&number) => Holds::Same,
+        Some(_) => Holds::Unclear,
+    }
 }
 
 #[cfg(test)]
@@ -124,11 +133,12 @@ mod tests {
     #[test]
     fn a_number_that_is_another_connections_by_now_is_noticed() {
         let before = Sockets::from([(5, 50), (6, 60)]);
-        assert!(are_the_same([5, 6], &before, &before));
-        assert!(are_the_same([], &before, &Sockets::new()));
-        assert!(!are_the_same([5], &before, &Sockets::from([(5, 51)])));
-        assert!(!are_the_same([5], &before, &Sockets::from([(6, 50)])));
-        assert!(!are_the_same([7], &before, &Sockets::from([(7, 70)])));
-        assert!(!are_the_same([7], &before, &before));
+        let now = Sockets::from([(5, 50), (6, 61), (7, 70)]);
+        let found = [5, 6, 7, 8].map(|number| holder_of(number, &before, &now));
+        assert_eq!(
+            found,
+            [Holds::Same, Holds::Unclear, Holds::Unclear, Holds::Gone]
+        );
+        assert_eq!(holder_of(5, &before, &Sockets::new()), Holds::Gone);
     }
 }
