@@ -332,6 +332,9 @@ fn answering_place(holder: &Holder) -> Result<SocketAddr, Trouble> {
     let mut trouble = None;
     for (_, listening) in &holder.sockets {
         let place = ask::place(listening.address);
+        if let Some(stopped) = Trouble::stopped(&holder.process, place) {
+            return Err(stopped);
+        }
         match ask::dump(place) {
             Ok(bytes) if wire::decode_dump(&bytes).is_some() => return Ok(place),
             Ok(_) => trouble = Some((place, "its answer to a dump is none".to_owned())),
@@ -342,7 +345,7 @@ fn answering_place(holder: &Holder) -> Result<SocketAddr, Trouble> {
         SocketAddr::from(([127, 0, 0, 1], 0)),
         "it listens nowhere".to_owned(),
     ));
-    Err(Trouble::silent(&holder.process, place, why))
+    Err(Trouble::NoEpmd(holder.process.clone(), place, why))
 }
 
 /// A name as the last dump has it.

@@ -80,18 +80,14 @@ impl Trouble {
         Self::Cannot(process.clone(), why)
     }
 
-    /// It does not answer.
-    pub(super) fn silent(process: &Process, place: SocketAddr, why: String) -> Self {
-        let stopped = process.status("State").is_some_and(|s| s.starts_with('T'));
-        let why = if stopped {
-            format!(
-                "{why}, because it is stopped; `kill -CONT {}` has it go on",
-                process.pid
-            )
-        } else {
-            why
-        };
-        Self::NoEpmd(process.clone(), place, why)
+    /// It can't answer, because somebody has stopped it.
+    pub(super) fn stopped(process: &Process, place: SocketAddr) -> Option<Self> {
+        let is_stopped = process.status("State")?.starts_with('T');
+        let why = format!(
+            "it does not answer a dump, because it is stopped; `kill -CONT {}` has it go on",
+            process.pid
+        );
+        is_stopped.then(|| Self::NoEpmd(process.clone(), place, why))
     }
 }
 
