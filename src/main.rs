@@ -6,9 +6,10 @@
 
 use std::process::ExitCode;
 
-use hardened_epmd::config::{self, Command, Invocation, Settings, Sources};
+use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Sources};
 use hardened_epmd::core::wire::Request;
 use hardened_epmd::daemon;
+use hardened_epmd::daemon::takeover::{self, Force};
 use hardened_epmd::exit::{Exit, complain, print};
 use hardened_epmd::tools::{client, control, doctor, refused};
 
@@ -27,6 +28,15 @@ fn run() -> Exit {
         };
     match command {
         Command::Run(mode) => daemon::run(mode, sources, client::is_an_epmd),
+        Command::TakeOver { mode, force } => {
+            let force = if force { Force::Yes } else { Force::No };
+            match mode {
+                Mode::Systemd => takeover::into_store(&sources, force),
+                Mode::Daemon | Mode::Foreground => {
+                    daemon::run_in_place(mode, sources, client::is_an_epmd, force)
+                }
+            }
+        }
         Command::CheckConfig => match load(&sources) {
             Ok(settings) => print(&config::show(&settings)),
             Err(exit) => exit,

@@ -1,10 +1,11 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
-//! Adopting descriptors that were handed over, and closing all others that were inherited. Each use says
-//! why it is sound; nothing here decides anything. Called by `main` and `systemd`.
+//! Adopting descriptors that were handed over, closing all others that were inherited, and copying some
+//! out of another process. Each use says why it is sound; nothing here decides anything. Called by
+//! `daemon`.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 
@@ -37,4 +38,45 @@ pub fn adopt(descriptor: RawFd) -> OwnedFd {
     // and adopt it once: `systemd::inherited` at the start, before anything else could have opened or
     // closed that number, and `systemd::store` from the message that brought it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// A descriptor that stands for a process, whatever becomes of its number (pidfd_open(2), Linux 5.3).
+///
+/// # Errors
+/// What pidfd_open(2) says: `ESRCH` where there is no such process, `ENOSYS` on an older kernel.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    const NO_FLAGS: libc::c_uint = 0;
+    // SAFETY: two numbers and no memory; what comes back is a new descriptor, or -1.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, NO_FLAGS) };
+    new_descriptor(result)
+}
+
+/// A copy of another process's descriptor (pidfd_getfd(2), Linux 5.6), closed when this one execs.
+///
+/// # Errors
+/// What pidfd_getfd(2) says: `EBADF` where it has none of this number, `EPERM` where it may not be looked
+/// into, `ENOSYS` on an older kernel.
+pub fn pidfd_getfd(process: &OwnedFd, descriptor: RawFd) -> io::Result<OwnedFd> {
+    const NO_FLAGS: libc::c_uint = 0;
+    // SAFETY: three numbers and no memory; what comes back is a new descriptor, or -1.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_getfd,
+            process.as_raw_fd(),
+            descriptor,
+            NO_FLAGS,
+        )
+    };
+    new_descriptor(result)
+}
+
+/// What a system call gave that makes a descriptor.
+fn new_descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(result) {
+        Ok(descriptor) if descriptor >= 0 => {
+            // SAFETY: the kernel has made it just now, so nobody else owns it.
+            Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use getopts::{Fail, Matches, Options};
+use getopts::{Fail, HasArg, Matches, Occur, Options};
 
 use super::diagnostic::quote;
 use super::options::{OPTIONS, OptionSpec, Section, usage};
@@ -32,6 +32,14 @@ pub enum Mode {
 pub enum Command {
     /// Run the daemon.
     Run(Mode),
+    /// `-takeover`: take the place of another epmd. With `-systemd`, for the daemon that starts next; else
+    /// this is that daemon.
+    TakeOver {
+        /// How it runs.
+        mode: Mode,
+        /// `-takeover=force`: an epmd that can't be taken over is ended all the same.
+        force: bool,
+    },
     /// `-check_config`: check the settings and print them.
     CheckConfig,
     /// `-names`.
@@ -161,8 +169,7 @@ impl Invocation {
 fn asks_the_doctor(args: &[String]) -> bool {
     let takes_the_next = |arg: &str| {
         let name = arg.trim_start_matches('-');
-        let valued = OPTIONS.iter().filter(|o| o.value.is_some());
-        arg.starts_with('-') && valued.into_iter().any(|o| o.name == name)
+        arg.starts_with('-') && OPTIONS.iter().any(|o| o.takes_the_next() && o.name == name)
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -182,9 +189,11 @@ fn parser() -> Options {
     parser.long_only(true);
     for option in OPTIONS {
         let short = option.short.unwrap_or_default();
+        let (name, brief, value) = (option.name, option.brief, option.value.unwrap_or_default());
         match option.value {
-            Some(value) => parser.optmulti(short, option.name, option.brief, value),
-            None => parser.optflagmulti(short, option.name, option.brief),
+            Some(_) if option.takes_the_next() => parser.optmulti(short, name, brief, value),
+            Some(_) => parser.opt(short, name, brief, value, HasArg::Maybe, Occur::Multi),
+            None => parser.optflagmulti(short, name, brief),
         };
     }
     parser
@@ -224,9 +233,18 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
     };
     let json = with("json", &["doctor", "status", "refused"])?;
     with("since", &["refused"])?;
+    let takes_over = takeover(matches)?;
     let Some(option) = option else {
-        return mode(matches).map(Command::Run);
+        let mode = mode(matches)?;
+        return Ok(match takes_over {
+            Some(force) => Command::TakeOver { mode, force },
+            None => Command::Run(mode),
+        });
     };
+    if takes_over.is_some() {
+        let text = "\"-takeover\" is of no use here; expected it with \"-systemd\", \"-daemon\" or no command";
+        return Err(CommandLineError::new(text));
+    }
     Ok(match option.name {
         "check_config" => Command::CheckConfig,
         "doctor" => Command::Doctor {
@@ -298,6 +316,21 @@ fn command_option(matches: &Matches) -> Result<Option<&'static OptionSpec>, Comm
 fn follows(matches: &Matches, option: &OptionSpec, position: usize) -> bool {
     let positions = matches.opt_positions(option.name);
     positions.into_iter().any(|p| p > position)
+}
+
+/// Whether another epmd's place is to be taken, and with what force.
+fn takeover(matches: &Matches) -> Result<Option<bool>, CommandLineError> {
+    if !matches.opt_present("takeover") {
+        return Ok(None);
+    }
+    match matches.opt_strs("takeover").pop().as_deref() {
+        None => Ok(Some(false)),
+        Some("force") => Ok(Some(true)),
+        Some(other) => Err(CommandLineError::new(format!(
+            "\"-takeover\" knows no {}; expected \"-takeover\" or \"-takeover=force\"",
+            quote(other)
+        ))),
+    }
 }
 
 /// How the daemon is to run.
@@ -372,6 +405,28 @@ mod tests {
         assert_eq!(command_of(&[]), Command::Run(Mode::Foreground));
         assert_eq!(command_of(&["-daemon"]), Command::Run(Mode::Daemon));
         assert_eq!(command_of(&["-systemd"]), Command::Run(Mode::Systemd));
+        let over = |mode, force| Command::TakeOver { mode, force };
+        assert_eq!(command_of(&["-takeover"]), over(Mode::Foreground, false));
+        for (words, command) in [
+            (["-takeover", "-systemd"], over(Mode::Systemd, false)),
+            (["-daemon", "--takeover"], over(Mode::Daemon, false)),
+            (["-takeover=force", "-systemd"], over(Mode::Systemd, true)),
+            (["-daemon", "--takeover=force"], over(Mode::Daemon, true)),
+            (
+                ["-takeover", "-takeover=force"],
+                over(Mode::Foreground, true),
+            ),
+        ] {
+            assert_eq!(command_of(&words), command, "{words:?}");
+        }
+        for words in [
+            &["-takeover=x"][..],
+            &["-takeover="],
+            &["-takeover", "force"],
+        ] {
+            assert!(reason(words).contains("force"), "{words:?}");
+        }
+        assert!(reason(&["-takeover", "-names"]).contains("\"-takeover\" is of no use here"));
         for (name, command) in [
             ("names", Command::Names),
             ("started", Command::Started),

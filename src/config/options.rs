@@ -25,7 +25,8 @@ pub struct OptionSpec {
     pub name: &'static str,
     /// A second name of one letter, without a dash.
     pub short: Option<&'static str>,
-    /// What stands for its value, where it takes one.
+    /// What stands for its value, where it takes one. In brackets where it may be left out, with the
+    /// equals sign by which alone it can be told from an argument behind it.
     pub value: Option<&'static str>,
     /// What stands for the arguments behind it that are no options, where it takes some.
     pub operands: Option<&'static str>,
@@ -104,6 +105,19 @@ pub const OPTIONS: &[OptionSpec] = &[
                 epmd is ready.",
         more: "",
         stock: true,
+    },
+    OptionSpec {
+        name: "takeover",
+        short: None,
+        value: Some("[=force]"),
+        operands: None,
+        section: Section::Regular,
+        brief: "Take the place of the epmd that has the port, with its names and connections, so that \
+                no node notices.",
+        more: "With -systemd as ExecStartPre=+ of the unit: fills its descriptor store, and ends. Does \
+               nothing where the port is free. Needs root and Linux 5.6. With =force, an epmd that \
+               can't be taken over is ended all the same: its nodes have to register again.",
+        stock: false,
     },
     OptionSpec {
         name: "config",
@@ -319,12 +333,26 @@ const SYNOPSIS_WIDTH: usize = 57;
 const WIDTH: usize = 74;
 
 impl OptionSpec {
+    /// Whether the argument behind it is its value.
+    #[must_use]
+    pub fn takes_the_next(&self) -> bool {
+        self.value.is_some_and(|value| !value.starts_with('['))
+    }
+
+    /// Its value as it stands behind its name.
+    fn shown_value(&self) -> String {
+        match self.value {
+            Some(value) if self.takes_the_next() => format!(" {value}"),
+            value => value.unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Its names and value as one writes them: `-d|-debug`, `-port No`.
     #[must_use]
     pub fn synopsis(&self) -> String {
         let short = self.short.map(|s| format!("-{s}|")).unwrap_or_default();
-        let value = self.value.map(|v| format!(" {v}")).unwrap_or_default();
-        format!("{short}-{}{value}{}", self.name, self.shown_operands())
+        let (value, operands) = (self.shown_value(), self.shown_operands());
+        format!("{short}-{}{value}{operands}", self.name)
     }
 
     fn shown_operands(&self) -> String {
@@ -399,8 +427,7 @@ fn describe(text: &mut String, more: bool) {
             if let Some(short) = option.short {
                 let _ = writeln!(text, "    -{short}");
             }
-            let value = option.value.map(|v| format!(" {v}")).unwrap_or_default();
-            let operands = option.shown_operands();
+            let (value, operands) = (option.shown_value(), option.shown_operands());
             let _ = writeln!(text, "    -{}{value}{operands}", option.name);
             let extra = if more { option.more } else { "" };
             let words = option.brief.split(' ').chain(extra.split(' '));

@@ -9,7 +9,9 @@
 
 mod answers;
 
-pub use self::answers::{Found, Listing, MAX_FOUND, MAX_LISTING, decode_found, decode_listing};
+pub use self::answers::{
+    Active, Dump, Found, Listing, MAX_FOUND, MAX_LISTING, decode_dump, decode_found, decode_listing,
+};
 
 /// `ALIVE2_REQ`, tag `x`: register a node.
 pub const ALIVE2_REQ: u8 = b'x';

@@ -9,5 +9,6 @@ pub mod metrics;
 pub mod server;
 mod start;
 pub mod systemd;
+pub mod takeover;
 
-pub use start::run;
+pub use start::{run, run_in_place};

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use super::listen::{self, Bound, ListenError};
 use super::log::{Level, Log};
-use super::server::{self, Keeping, Start, budget};
+use super::server::{self, Carried, Keeping, Start, budget};
 use super::systemd::inherited::{self, Inherited};
 use super::systemd::store::Store;
 use super::systemd::{self, KeptSettings, Notifier};
+use super::takeover::{self, Force, Taken};
 use crate::config::{Mode, Settings, Snapshot, Sources};
 use crate::core::status::CONTROL_SOCKET;
 use crate::exit::{Exit, complain};
@@ -28,13 +29,31 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// Starts the daemon, and returns when it has ended. All that can fail comes before it detaches, so that
 /// who started it hears of it. `is_an_epmd` asks whether it is an epmd that holds an address.
 pub fn run(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Exit {
-    match start(mode, sources, is_an_epmd) {
+    match start(mode, sources, is_an_epmd, None) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
     }
 }
 
-fn start(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Result<(), Exit> {
+/// As [`run`], in the place of the epmd that has the port, if one has it.
+pub fn run_in_place(
+    mode: Mode,
+    sources: Sources,
+    is_an_epmd: fn(SocketAddr) -> bool,
+    force: Force,
+) -> Exit {
+    match start(mode, sources, is_an_epmd, Some(force)) {
+        Ok(()) => Exit::Success,
+        Err(exit) => exit,
+    }
+}
+
+fn start(
+    mode: Mode,
+    sources: Sources,
+    is_an_epmd: fn(SocketAddr) -> bool,
+    takeover: Option<Force>,
+) -> Result<(), Exit> {
     let mut inherited = None;
     match mode {
         Mode::Foreground => {}
@@ -49,10 +68,32 @@ fn start(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Re
     }
     let descriptors = budget::raise_descriptor_limit();
     let mut loaded = settings(&sources, inherited.as_ref())?;
-    let Bound {
-        listeners,
-        mut notes,
-    } = sockets(mode, &mut loaded.settings, inherited.as_mut(), is_an_epmd)?;
+    let taken = match takeover {
+        Some(force) => takeover::in_process(&loaded.settings, force)?,
+        None => None,
+    };
+    let (
+        Bound {
+            listeners,
+            mut notes,
+        },
+        carried,
+    ) = match taken {
+        Some(taken) => taken_over(&mut loaded.settings, taken)?,
+        None => {
+            let bound = sockets(mode, &mut loaded.settings, inherited.as_mut(), is_an_epmd)?;
+            let arrivals = inherited.as_mut().map(|i| std::mem::take(&mut i.arrivals));
+            let arrivals = arrivals.unwrap_or_default();
+            let registrations = Vec::new();
+            (
+                bound,
+                Carried {
+                    arrivals,
+                    registrations,
+                },
+            )
+        }
+    };
     if mode == Mode::Daemon
         && let Err(error) = nix::unistd::daemon(false, false)
     {
@@ -89,6 +130,7 @@ fn start(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Re
         log: log.clone(),
         notifier: Notifier::new(mode == Mode::Systemd),
         kept,
+        carried,
         control: control_socket(mode),
         complaint,
     };
@@ -98,6 +140,31 @@ fn start(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Re
     }
     log.close();
     result.map_err(|_| Exit::Failure)
+}
+
+/// The sockets, names and connections of the epmd whose place was taken. It has ended already.
+fn taken_over(settings: &mut Settings, mut taken: Taken) -> Result<(Bound, Carried), Exit> {
+    let carried = Carried {
+        registrations: taken.registrations(),
+        arrivals: taken.unasked,
+    };
+    Ok((adopted(settings, taken.listeners)?, carried))
+}
+
+/// Listening sockets that another epmd has made. They are served as they are, until the next start; they
+/// may listen on more than the operator asked for.
+fn adopted(settings: &mut Settings, listeners: Vec<TcpListener>) -> Result<Bound, Exit> {
+    settings.rules.served.clone_from(&settings.listen);
+    for listener in &listeners {
+        listen::adopt(listener).map_err(|error| {
+            complain(format_args!(
+                "epmd: can't go on listening where another epmd did: {error}"
+            ));
+            Exit::Failure
+        })?;
+    }
+    let notes = Vec::new();
+    Ok(Bound { listeners, notes })
 }
 
 /// Where the control socket is to be: an epmd that erl starts inside an application's unit must not
@@ -211,6 +278,10 @@ fn sockets(
     let mut ours = Vec::new();
     if let Some(inherited) = inherited {
         ours = std::mem::take(&mut inherited.listeners);
+        if inherited.is_taken_over() && !ours.is_empty() {
+            // What another epmd listened on is served as it is, until the next start.
+            return adopted(settings, ours);
+        }
         if !inherited.activated.is_empty() {
             systemd::give_up_listeners(ours);
             // They may listen on more than the operator asked for.

@@ -1,7 +1,8 @@
-//! Answers to lookups and lists, as a client reads them: bytes to [`Found`] and [`Listing`].
+//! Answers to lookups, lists and dumps, as a client reads them: bytes to [`Found`], [`Listing`] and
+//! [`Dump`].
 //!
 //! They come from whatever listens on epmd's port, so every length has its cap here as well. Called by
-//! `doctor`; `-names` and `-dump` pass answers on as they are.
+//! `doctor` and `takeover`; `-names` and `-dump` pass answers on as they are.
 
 use super::{MAX_EXTRA, MAX_NAME_BYTES, Node, PORT2_RESP, take_field, take_u16};
 
@@ -111,8 +112,79 @@ fn decode_name_line(line: &[u8]) -> Option<(&[u8], u16)> {
     (plain && name.len() <= MAX_NAME_BYTES).then_some((name, port))
 }
 
+/// What the answer to a dump says of the names that are registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump<'a> {
+    /// epmd's own port.
+    pub port: u32,
+    /// The registered names, in the answer's order.
+    pub active: Vec<Active<'a>>,
+}
+
+/// A registered name, as a dump tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Active<'a> {
+    /// Its name; anything but a NUL may stand in it.
+    pub name: &'a [u8],
+    /// Its distribution port.
+    pub port: u16,
+    /// The number that its connection has in the process that answers.
+    pub descriptor: i32,
+}
+
+/// Decodes a whole `DUMP_RESP`; `None` where it is none.
+#[must_use]
+pub fn decode_dump(bytes: &[u8]) -> Option<Dump<'_>> {
+    if bytes.len() > MAX_LISTING {
+        return None;
+    }
+    let (head, entries) = bytes.split_first_chunk::<4>()?;
+    let entries = match entries.strip_suffix(&[0]) {
+        // No name has a NUL, so each of them ends an entry.
+        Some(entries) => entries.split(|&b| b == 0).collect(),
+        None if entries.is_empty() => Vec::new(),
+        None => return None,
+    };
+    let mut active = Vec::new();
+    for entry in entries {
+        if !entry.starts_with(b"old/unused name <") {
+            active.push(decode_active_line(entry)?);
+        }
+    }
+    Some(Dump {
+        port: u32::from_be_bytes(*head),
+        active,
+    })
+}
+
+/// Decodes an entry of `DUMP_RESP` for a registered name, without its NUL. A name may look like the rest
+/// of an entry: what stands last is what counts.
+fn decode_active_line(entry: &[u8]) -> Option<Active<'_>> {
+    let rest = entry.strip_prefix(b"active name     <")?;
+    let (rest, descriptor) = take_last_number(rest.strip_suffix(b"\n")?)?;
+    let (rest, port) = take_last_number(rest.strip_suffix(b", fd = ")?)?;
+    let name = rest.strip_suffix(b"> at port ")?;
+    (!name.is_empty() && name.len() <= MAX_NAME_BYTES).then_some(Active {
+        name,
+        port,
+        descriptor,
+    })
+}
+
+/// The decimal number at the end, and what stands before it.
+fn take_last_number<T: std::str::FromStr>(bytes: &[u8]) -> Option<(&[u8], T)> {
+    let digits = bytes
+        .iter()
+        .rev()
+        .take_while(|b| b.is_ascii_digit())
+        .count();
+    let (rest, digits) = bytes.split_at_checked(bytes.len().checked_sub(digits)?)?;
+    Some((rest, str::from_utf8(digits).ok()?.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::{encode_active_line, encode_unused_line};
     use super::super::{encode_found, encode_listing_head, encode_name_line, encode_not_found};
     use super::*;
 
@@ -201,5 +273,66 @@ mod tests {
         assert_eq!(decode_listing(&large), None);
         large.truncate(large.len() - b"name a at port 1\n".len());
         assert!(decode_listing(&large).is_some());
+    }
+
+    #[test]
+    fn answers_to_a_dump_are_read_back() {
+        let names = [
+            &b"api"[..],
+            b"a> at port 1, fd = 2\n",
+            "\u{1F98A} b".as_bytes(),
+            b"old/unused name <x>",
+        ];
+        let mut out = Vec::new();
+        encode_listing_head(4369, &mut out);
+        assert_eq!(decode_dump(&out).unwrap().active, []);
+        for (name, descriptor) in names.into_iter().zip(7..) {
+            encode_active_line(name, 65535, descriptor, &mut out);
+            encode_unused_line(name, 1, &mut out);
+        }
+        // Stock's descriptor of a name that is gone.
+        out.extend(b"old/unused name <stocks>, port = 1, fd = 7 \n\0");
+        let dump = decode_dump(&out).unwrap();
+        assert_eq!((dump.port, dump.active.len()), (4369, names.len()));
+        for (active, (name, descriptor)) in dump.active.iter().zip(names.into_iter().zip(7..)) {
+            let expected = Active {
+                name,
+                port: 65535,
+                descriptor,
+            };
+            assert_eq!(*active, expected);
+        }
+        let whole: Vec<_> = (4..out.len())
+            .filter(|length| decode_dump(&out[..*length]).is_some())
+            .collect();
+        let ends = |length: &usize| *length == 4 || out[length - 1] == 0;
+        assert!(whole.iter().all(ends), "{whole:?}");
+    }
+
+    #[test]
+    fn what_is_no_answer_to_a_dump() {
+        for entries in [
+            &b"active name     <> at port 1, fd = 1\n\0"[..],
+            b"active name     <a> at port 65536, fd = 1\n\0",
+            b"active name     <a> at port -1, fd = 1\n\0",
+            b"active name     <a> at port 1, fd = -1\n\0",
+            b"active name     <a> at port 1, fd = 2147483648\n\0",
+            b"active name     <a> at port 1, fd = \n\0",
+            b"active name     <a> at port 1\n\0",
+            b"active name     <a> at port 1, fd = 1\n",
+            b"active name <a> at port 1, fd = 1\n\0",
+            b"name a at port 1\n\0",
+            b"\0",
+        ] {
+            let bytes = [&[0, 0, 0x11, 0x11], entries].concat();
+            assert_eq!(decode_dump(&bytes), None, "{entries:?}");
+        }
+        let name = [b'a'; MAX_NAME_BYTES + 1];
+        let mut long = vec![0; 4];
+        encode_active_line(&name[..MAX_NAME_BYTES], 1, 1, &mut long);
+        assert!(decode_dump(&long).is_some());
+        encode_active_line(&name, 1, 1, &mut long);
+        assert_eq!(decode_dump(&long), None);
+        assert_eq!(decode_dump(&vec![0; MAX_LISTING + 1]), None);
     }
 }

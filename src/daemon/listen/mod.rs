@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub(in crate::daemon) use socket::{BACKLOG, defer_accept};
+pub(in crate::daemon) use socket::{BACKLOG, adopt, defer_accept};
 
 /// How often a port that the kernel chose is given up because another address of the set lacks it.
 const TRIES: usize = 16;

@@ -8,7 +8,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -72,11 +72,12 @@ pub(super) struct Line {
 
 impl Acceptor {
     /// Starts the thread. `local_decides`: whether requests are decided by the address that they came to
-    /// as well (`Rules::served`).
+    /// as well (`Rules::served`). `arrivals` were accepted by another epmd, and come first.
     pub(super) fn start(
         server: Arc<Server>,
         listeners: Vec<Listener>,
         local_decides: bool,
+        arrivals: Vec<OwnedFd>,
     ) -> io::Result<Self> {
         let line = Arc::new(Line {
             rings: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
@@ -90,7 +91,7 @@ impl Acceptor {
             server.epoll.add(&listener.socket, readable(number))?;
         }
         let (says_so, ended) = oneshot::channel::<()>();
-        let accepting = Accepting {
+        let mut accepting = Accepting {
             server,
             listeners,
             line: Arc::clone(&line),
@@ -101,6 +102,7 @@ impl Acceptor {
         thread::Builder::new()
             .name("epmd-accept".into())
             .spawn(move || {
+                accepting.welcome_all(arrivals);
                 accepting.run();
                 // Its sockets are closed by now.
                 drop(says_so);
@@ -154,6 +156,17 @@ struct Accepting {
 }
 
 impl Accepting {
+    /// Has connections that another epmd had accepted go the way of all.
+    fn welcome_all(&mut self, arrivals: Vec<OwnedFd>) {
+        let mut buffer = [0; READ_AT_ONCE];
+        for stream in arrivals.into_iter().map(TcpStream::from) {
+            // Where it has no peer any more, nobody waits for an answer.
+            if let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
+                self.welcome(stream, peer, local, &mut buffer);
+            }
+        }
+    }
+
     /// Accepts connections until it is told to end: no error ends it, and none makes it spin.
     fn run(mut self) {
         let mut buffer = [0; READ_AT_ONCE];

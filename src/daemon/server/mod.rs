@@ -33,6 +33,7 @@ mod waiting;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,10 +81,21 @@ pub struct Start {
     pub notifier: Notifier,
     /// What outlives the process.
     pub kept: Option<Keeping>,
+    /// What an epmd was doing whose place was taken.
+    pub carried: Carried,
     /// Where the control socket is to be.
     pub control: PathBuf,
     /// Why the settings in force are not those of the file, where they are not.
     pub complaint: Option<String>,
+}
+
+/// What is carried on of an epmd whose place was taken.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// Its registrations, where they did not come by way of the store.
+    pub registrations: Vec<Kept>,
+    /// Connections that have asked nothing yet.
+    pub arrivals: Vec<OwnedFd>,
 }
 
 /// What is kept in systemd's store.
@@ -120,6 +132,7 @@ async fn serve(start: Start) -> io::Result<()> {
         log,
         notifier,
         kept,
+        carried,
         control,
         complaint,
     } = start;
@@ -133,7 +146,7 @@ async fn serve(start: Start) -> io::Result<()> {
         log.note(Level::Warning, shortfall);
     }
     let (registrations, kept_settings, survival) = match kept {
-        None => (Vec::new(), None, Survival::none(log.clone())),
+        None => (carried.registrations, None, Survival::none(log.clone())),
         Some(kept) => (
             kept.registrations,
             Some(kept.settings),
@@ -197,7 +210,12 @@ async fn serve(start: Start) -> io::Result<()> {
     };
     reload.export_metrics();
     let mut signals = Signals::catch()?;
-    let mut acceptor = Acceptor::start(Arc::clone(&server), listeners, local_decides)?;
+    let mut acceptor = Acceptor::start(
+        Arc::clone(&server),
+        listeners,
+        local_decides,
+        carried.arrivals,
+    )?;
     if let Some(interval) = notifier.watchdog() {
         lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.line()));
     }

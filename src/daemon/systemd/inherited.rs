@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use socket2::{Socket, Type};
 
 use super::store::{End, drawer_end, take_out_of_store};
-use super::{LISTENER_PREFIX, SETTINGS_PREFIX, listener_name, read_settings};
+use super::{LISTENER_PREFIX, SETTINGS_PREFIX, TAKEN_OVER, arrivals, listener_name, read_settings};
 use crate::config::Settings;
 use crate::daemon::listen;
 use crate::sys;
@@ -29,6 +29,8 @@ pub struct Inherited {
     pub drawers: BTreeMap<(u32, End), OwnedFd>,
     /// The last good settings, by their number.
     pub settings: BTreeMap<u64, File>,
+    /// Connections of an epmd whose place was taken, which have asked nothing yet.
+    pub arrivals: Vec<OwnedFd>,
     /// What was dropped, and why.
     pub notes: Vec<String>,
 }
@@ -38,6 +40,13 @@ impl Inherited {
     #[must_use]
     pub fn is_warm(&self) -> bool {
         !(self.listeners.is_empty() && self.drawers.is_empty() && self.settings.is_empty())
+    }
+
+    /// Whether what was left is another epmd's, whose place a takeover has taken since.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        let last = self.settings.last_key_value();
+        last.is_some_and(|(number, _)| *number == TAKEN_OVER)
     }
 
     /// The last good settings.
@@ -66,6 +75,13 @@ pub fn inherit() -> io::Result<Inherited> {
             all.drawers.insert(end, descriptor);
         } else if let Some(number) = settings {
             all.settings.insert(number, descriptor.into());
+        } else if let Some(is_output) = arrivals::end(&name) {
+            if is_output && let Err(error) = arrivals::unpack(&descriptor, &mut all.arrivals) {
+                all.notes.push(format!(
+                    "connections of the epmd before can't all be had: {error}"
+                ));
+            }
+            take_out_of_store(&name);
         } else {
             let ours = name.starts_with(LISTENER_PREFIX);
             match listener(descriptor) {

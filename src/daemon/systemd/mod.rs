@@ -3,8 +3,10 @@
 //! Only `-systemd` makes the process look at `LISTEN_FDS`, `NOTIFY_SOCKET` and `WATCHDOG_USEC`: an epmd
 //! that erl starts inside an application's unit inherits that unit's, and must neither use them nor
 //! pass them on. `inherited` takes over what systemd hands to the process, `store` keeps registrations
-//! there as `record`s. Called by `main` and `server`.
+//! there as `record`s, `arrivals` connections that have asked nothing yet. Called by `start`, `takeover`
+//! and `server`.
 
+pub(in crate::daemon) mod arrivals;
 pub mod inherited;
 pub mod record;
 pub mod store;
@@ -27,6 +29,8 @@ use store::{put_in_store, take_out_of_store};
 const LISTENER_PREFIX: &str = "listen-";
 /// What the names of settings in the store begin with; a number follows, and the largest counts.
 const SETTINGS_PREFIX: &str = "settings-";
+/// The number of the settings that a takeover leaves.
+const TAKEN_OVER: u64 = 0;
 /// How long systemd may take to do what it was told before.
 const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
 /// The most bytes of kept settings that are read.
@@ -128,16 +132,26 @@ pub fn give_up_listeners(listeners: Vec<TcpListener>) {
     let _ = barrier();
 }
 
+/// Takes the listening socket that was kept for an address out of the store.
+pub(super) fn forget_listener(address: SocketAddr) {
+    take_out_of_store(&listener_name(address));
+}
+
 /// Returns when systemd has worked off everything that it was told before (sd_notify_barrier(3)).
-fn barrier() -> io::Result<()> {
+///
+/// # Errors
+/// Where it can't be told, or has not done so in time.
+pub(super) fn barrier() -> io::Result<()> {
     let (ours, systemds) = io::pipe()?;
     sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[systemds.as_fd()])?;
     drop(systemds);
     let deadline = Instant::now() + BARRIER_PATIENCE;
     let left = deadline.saturating_duration_since(Instant::now());
     let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-    poll(&mut [PollFd::new(ours.as_fd(), PollFlags::empty())], left)?;
-    Ok(())
+    match poll(&mut [PollFd::new(ours.as_fd(), PollFlags::empty())], left)? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The last good settings, kept in the store.
@@ -159,14 +173,32 @@ impl KeptSettings {
     /// # Errors
     /// They are not kept; those before still are.
     pub fn keep(&mut self, settings: &Snapshot) -> io::Result<()> {
-        let mut file = File::from(memfd_create("epmd-settings", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(&settings.to_bytes()?)?;
         let number = self.number.saturating_add(1);
-        put_in_store(&format!("{SETTINGS_PREFIX}{number}"), file.as_fd())?;
+        put_settings(number, settings)?;
         take_out_of_store(&format!("{SETTINGS_PREFIX}{}", self.number));
         self.number = number;
         Ok(())
     }
+}
+
+/// Keeps the settings by which the daemon is to start that goes on with what was taken over. They have a
+/// number that no daemon gives: what comes with them has been no daemon's of this unit yet.
+///
+/// # Errors
+/// They are not kept.
+pub(super) fn keep_settings_of_a_takeover(settings: &Snapshot) -> io::Result<()> {
+    put_settings(TAKEN_OVER, settings)
+}
+
+/// Takes these settings out of the store.
+pub(super) fn forget_settings_of_a_takeover() {
+    take_out_of_store(&format!("{SETTINGS_PREFIX}{TAKEN_OVER}"));
+}
+
+fn put_settings(number: u64, settings: &Snapshot) -> io::Result<()> {
+    let mut file = File::from(memfd_create("epmd-settings", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&settings.to_bytes()?)?;
+    put_in_store(&format!("{SETTINGS_PREFIX}{number}"), file.as_fd())
 }
 
 /// Reads kept settings.

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::core::registry::Id;
-use crate::core::wire::{self, Node};
+use crate::core::wire::{self, NameFault, Node};
 
 /// What every record begins with.
 const MAGIC: [u8; 4] = *b"epmd";
@@ -92,7 +92,7 @@ impl<'a> Record<'a> {
         let (id, creation) = (Id::from_be_bytes(*id), u32::from_be_bytes(*creation));
         let sound = id <= MAX_ID
             && creation >= crate::core::registry::MIN_CREATION
-            && wire::name_fault(node.name).is_none()
+            && is_kept(node.name)
             && node.extra.len() <= wire::MAX_EXTRA;
         sound.then_some(Self {
             id,
@@ -101,6 +101,12 @@ impl<'a> Record<'a> {
             node,
         })
     }
+}
+
+/// Whether a name can be in a record. One that forges lines can: such a node can't register here, but an
+/// epmd whose place was taken may have let it.
+fn is_kept(name: &[u8]) -> bool {
+    matches!(wire::name_fault(name), None | Some(NameFault::ForgesLines))
 }
 
 #[cfg(test)]
@@ -138,6 +144,12 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_another_epmd_has_taken_stays_one() {
+        let taken = record(b"a b\n", b"");
+        assert_eq!(Record::decode(&taken.encode()), Ok(taken));
+    }
+
+    #[test]
     fn no_other_bytes_are_a_record() {
         let bytes = record(b"api", b"extra").encode();
         for cut in 0..bytes.len() {
@@ -151,7 +163,7 @@ mod tests {
         longer.push(0);
         assert_eq!(Record::decode(&longer), Err(Fault::Malformed));
         for bad in [
-            record(b"a b", b""),
+            record(b"\xff", b""),
             Record {
                 creation: 3,
                 ..record(b"api", b"")

@@ -38,7 +38,7 @@ const SLACK: usize = 512;
 struct Drawer {
     input: OwnedFd,
     /// Messages wait here; it is open so that they can be read again.
-    _output: OwnedFd,
+    output: OwnedFd,
     /// The registrations that it holds, of use or not.
     holds: Vec<Id>,
 }
@@ -116,7 +116,7 @@ impl Store {
                     .map(|k| Record::decode(&k.record).map_or(0, |r| r.id));
                 let drawer = Drawer {
                     input,
-                    _output: output,
+                    output: output,
                     holds: ids.collect(),
                 };
                 store.messages += drawer.holds.len();
@@ -178,7 +178,7 @@ impl Store {
             number,
             Drawer {
                 input,
-                _output: output,
+                output: output,
                 holds,
             },
         );
@@ -195,6 +195,12 @@ impl Store {
         }
         let (number, drawer) = self.drawers.first_key_value()?;
         Some((*number, drawer.holds.clone()))
+    }
+
+    /// The ends of all drawers, as they are in systemd's store.
+    pub(in crate::daemon) fn ends(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let drawers = self.drawers.values();
+        drawers.flat_map(|drawer| [drawer.input.as_fd(), drawer.output.as_fd()])
     }
 
     /// Gives up a drawer.
@@ -223,7 +229,8 @@ pub fn take_out_of_store(name: &str) {
     let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-fn give_up(number: u32) {
+/// Takes both ends of a drawer out of systemd's store.
+pub(in crate::daemon) fn give_up(number: u32) {
     take_out_of_store(&name(number, End::Input));
     take_out_of_store(&name(number, End::Output));
 }

@@ -1,0 +1,253 @@
+//! Who holds epmd's port: processes, and the descriptors by which they do.
+//!
+//! Asks the kernel which sockets listen where ours are to listen (`diag`), and looks for them among the
+//! descriptors of all processes that can be seen. It only looks. Called by `takeover`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+
+use super::diag::{self, Listening};
+use crate::core::audit::escape;
+
+/// Process 1, which holds the sockets of socket units, and what is in the descriptor store.
+pub(super) const MANAGER: i32 = 1;
+
+/// A process that holds the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) process: Process,
+    /// Its sockets, with the numbers that they have there.
+    pub(super) sockets: Vec<(RawFd, Listening)>,
+}
+
+/// A process as one calls it: `pid 4711 (epmd)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    /// What runs there, escaped.
+    pub(super) program: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} ({})", self.pid, self.program)
+    }
+}
+
+impl Process {
+    pub(super) fn of(pid: i32) -> Self {
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = name.strip_suffix(b"\n").unwrap_or(&name);
+        Self {
+            pid,
+            program: escape(name).to_string(),
+        }
+    }
+
+    /// A field of its /proc/PID/status.
+    pub(super) fn status(&self, field: &str) -> Option<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        Some(line.strip_prefix(':')?.trim().to_owned())
+    }
+}
+
+/// Whose the port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    /// Nobody listens where ours are to listen.
+    Free,
+    /// Nobody but process 1: a socket unit's, or what our unit's store holds.
+    Managers,
+    /// One process, with or without process 1.
+    Held(Holder),
+    /// More than one, each by sockets of its own or by the same.
+    Several(Vec<Holder>),
+    /// This socket is held by no process that can be seen.
+    Unseen(SocketAddr),
+}
+
+/// Looks who listens on this port where a plan of addresses would.
+///
+/// # Errors
+/// What the kernel or /proc says to the question.
+pub(super) fn of_port(plan: &[IpAddr], port: u16) -> io::Result<Port> {
+    let mut listening = diag::listening_on(port)?;
+    listening.retain(|l| is_in_the_way(l.address.ip(), plan));
+    if listening.is_empty() {
+        return Ok(Port::Free);
+    }
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let mut holders = BTreeMap::new();
+    for pid in processes()? {
+        // Others' descriptors can't be seen by everybody, and a process may be gone by now.
+        let Ok(sockets) = sockets(pid) else {
+            continue;
+        };
+        let held: Vec<_> = sockets
+            .into_iter()
+            .filter_map(|(number, inode)| {
+                let listening = listening.iter().find(|l| l.inode == inode)?;
+                Some((number, *listening))
+            })
+            .collect();
+        if pid != own && !held.is_empty() {
+            holders.insert(pid, held);
+        }
+    }
+    Ok(judge(&listening, holders, Process::of))
+}
+
+/// Says whose the port is, by who has which sockets.
+fn judge(
+    listening: &[Listening],
+    mut holders: BTreeMap<i32, Vec<(RawFd, Listening)>>,
+    process: impl Fn(i32) -> Process,
+) -> Port {
+    let is_held = |l: &&Listening| holders.values().flatten().any(|(_, held)| held == *l);
+    if let Some(unseen) = listening.iter().find(|l| !is_held(l)) {
+        return Port::Unseen(unseen.address);
+    }
+    let managers = holders.remove(&MANAGER).unwrap_or_default();
+    let mut holders: Vec<_> = holders
+        .into_iter()
+        .map(|(pid, sockets)| Holder {
+            process: process(pid),
+            sockets,
+        })
+        .collect();
+    let is_shared = |held: &Listening| {
+        let all = holders.iter().flat_map(|h| &h.sockets);
+        all.into_iter().any(|(_, l)| l == held)
+    };
+    let managers_alone: Vec<_> = managers
+        .into_iter()
+        .filter(|(_, held)| !is_shared(held))
+        .collect();
+    match (holders.len(), managers_alone.is_empty()) {
+        (0, _) => Port::Managers,
+        (1, true) => Port::Held(holders.remove(0)),
+        (_, true) => Port::Several(holders),
+        (_, false) => {
+            holders.push(Holder {
+                process: process(MANAGER),
+                sockets: managers_alone,
+            });
+            Port::Several(holders)
+        }
+    }
+}
+
+/// Whether a socket at `address` keeps a plan of addresses from being bound. One at `::` may be for both
+/// families.
+fn is_in_the_way(address: IpAddr, plan: &[IpAddr]) -> bool {
+    let address = address.to_canonical();
+    let same_family = |a: &IpAddr| a.is_ipv4() == address.is_ipv4();
+    plan.contains(&address)
+        || plan.iter().any(|a| {
+            a.is_unspecified() && same_family(a) || address.is_unspecified() && same_family(a)
+        })
+        || (address.is_unspecified() && address.is_ipv6())
+}
+
+/// The numbers of all processes that can be seen.
+fn processes() -> io::Result<Vec<i32>> {
+    let names =
+        fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| name.parse().ok()).collect())
+}
+
+/// A process's sockets: their numbers there, and their inodes.
+///
+/// # Errors
+/// Where it is gone, or its descriptors can't be seen.
+pub(super) fn sockets(pid: i32) -> io::Result<BTreeMap<RawFd, u64>> {
+    let mut sockets = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        // Between the two, a descriptor may be closed.
+        let Ok(link) = fs::read_link(entry.path()) else {
+            continue;
+        };
+        let inode = link
+            .to_str()
+            .and_then(|link| link.strip_prefix("socket:["))
+            .and_then(|link| link.strip_suffix(']')?.parse().ok());
+        let number = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        if let (Some(number), Some(inode)) = (number, inode) {
+            sockets.insert(number, inode);
+        }
+    }
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening(address: &str, inode: u64) -> Listening {
+        Listening {
+            address: address.parse().unwrap(),
+            inode,
+        }
+    }
+
+    fn judged(sockets: &[Listening], holders: &[(i32, &[u64])]) -> Port {
+        let holders = holders.iter().map(|(pid, inodes)| {
+            let held = sockets.iter().filter(|l| inodes.contains(&l.inode));
+            (*pid, (3..).zip(held.copied()).collect())
+        });
+        judge(sockets, holders.collect(), |pid| Process {
+            pid,
+            program: "x".to_owned(),
+        })
+    }
+
+    #[test]
+    fn whose_a_port_is() {
+        let both = [listening("0.0.0.0:4369", 1), listening("[::]:4369", 2)];
+        assert!(matches!(judged(&both, &[(7, &[1, 2])]), Port::Held(h) if h.process.pid == 7));
+        assert!(matches!(
+            judged(&both, &[(1, &[1, 2]), (7, &[1, 2])]),
+            Port::Held(h) if h.sockets.len() == 2
+        ));
+        assert_eq!(judged(&both, &[(1, &[1, 2])]), Port::Managers);
+        assert_eq!(
+            judged(&both, &[(7, &[1])]),
+            Port::Unseen("[::]:4369".parse().unwrap())
+        );
+        for holders in [
+            &[(7, &[1][..]), (8, &[2][..])][..],
+            &[(7, &[1, 2]), (8, &[2])],
+            &[(1, &[1]), (8, &[2])],
+        ] {
+            assert!(matches!(judged(&both, holders), Port::Several(h) if h.len() == 2));
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_plan() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let all = [ip("0.0.0.0"), ip("::")];
+        let some = [ip("10.0.3.5"), ip("127.0.0.1"), ip("::1")];
+        for (address, plan, expected) in [
+            ("127.0.0.1", &all[..], true),
+            ("::1", &all, true),
+            ("10.0.9.9", &all, true),
+            ("0.0.0.0", &some, true),
+            ("::", &some, true),
+            ("::", &some[..2], true),
+            ("::ffff:127.0.0.1", &some, true),
+            ("10.0.3.5", &some, true),
+            ("10.0.9.9", &some, false),
+            ("fd00::1", &some, false),
+            ("0.0.0.0", &some[2..], false),
+        ] {
+            assert_eq!(is_in_the_way(ip(address), plan), expected, "{address}");
+        }
+    }
+}
