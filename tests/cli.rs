@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::binary::{Epmd, Output, differs, finish, finish_within, under_test};
+use common::binary::{Epmd, Output, differs, each_differs, finish, finish_within, under_test};
 use common::daemon::{Daemon, Setup, about};
 use common::host::{Detached, Stranger, free_port, listeners, process, wait_until_settled};
 use common::wire::{Answer, Node, is_left_open, masked, names_answer, read_to_end};
@@ -269,7 +269,7 @@ fn an_option_may_have_two_dashes() {
     let port = daemon.port.to_string();
     let output = run(&["--port", &port, "--names"]);
     match under_test() {
-        Epmd::Stock => assert_usage(&output, "--names"),
+        Epmd::Stock | Epmd::Stock29 => assert_usage(&output, "--names"),
         Epmd::Ours => assert_eq!(output, says(0, &header(daemon.port))),
     }
 }
@@ -279,7 +279,7 @@ fn help_and_version_are_answered() {
     for (option, word) in [("-help", "-names"), ("-version", env!("CARGO_PKG_VERSION"))] {
         let output = run(&[option]);
         match under_test() {
-            Epmd::Stock => assert_usage(&output, option),
+            Epmd::Stock | Epmd::Stock29 => assert_usage(&output, option),
             Epmd::Ours => {
                 assert_eq!((output.status, &*output.stderr), (Some(0), ""), "{option}");
                 assert!(output.stdout.contains(word), "{output:?}");
@@ -294,7 +294,7 @@ fn a_number_that_is_none_stops_the_start() {
         for value in ["abc", ""] {
             let output = run_at(free_port(), &[option, value]);
             match under_test() {
-                Epmd::Stock => assert_usage(&output, option),
+                Epmd::Stock | Epmd::Stock29 => assert_usage(&output, option),
                 Epmd::Ours => assert_complaint(&output, WRONG_SETTING, &[option]),
             }
         }
@@ -446,34 +446,57 @@ fn the_command_lines_address_beats_the_environments_and_the_last_one_counts() {
     assert_listens_on(&daemon, &expected, "twice");
 }
 
-/// Stock takes one socket of its own for another epmd's where another one covers it, and ends in
-/// silence with status 0.
-fn assert_started_by_ours_alone(list: &str, ours: &BTreeSet<IpAddr>) {
-    match under_test() {
-        Epmd::Stock => assert_eq!(
+/// Fails the test unless the epmd under test, told these addresses, listens on `expected`; `None` is
+/// that it ends in silence with status 0, as stock does where it takes one socket of its own for
+/// another epmd's.
+fn assert_becomes_of(list: &str, expected: Option<&BTreeSet<IpAddr>>) {
+    match expected {
+        Some(expected) => {
+            assert_listens_on(&Daemon::with(&["-address", list]), expected, list);
+        }
+        None => assert_eq!(
             run_at(free_port(), &["-address", list]),
             silence(0),
             "{list}"
         ),
-        Epmd::Ours => assert_listens_on(&Daemon::with(&["-address", list]), ours, list),
     }
 }
 
 #[test]
 fn an_address_told_twice_is_one() {
-    assert_started_by_ours_alone("127.0.0.2,127.0.0.2", &with_loopback(&["127.0.0.2"]));
+    let why = "the daemon was asked to run";
+    let expected = with_loopback(&["127.0.0.2"]);
+    assert_becomes_of("127.0.0.2,127.0.0.2", differs(None, Some(&expected), why));
+    // Stock before OTP 29 drops loopback from what it is told, and adds it itself.
+    let expected = with_loopback(&[]);
+    for list in ["127.0.0.1,127.0.0.1", "::1,::1"] {
+        let expected = each_differs(Some(&expected), None, Some(&expected), why);
+        assert_becomes_of(list, expected);
+    }
 }
 
 #[test]
 fn a_wildcard_covers_loopback_and_the_other_addresses_of_its_family() {
-    for (list, expected) in [
-        ("0.0.0.0", &["0.0.0.0", "::1"][..]),
-        ("::", &["::", "127.0.0.1", "127.0.1.1"]),
-        ("0.0.0.0,::", &["0.0.0.0", "::"]),
-        ("0.0.0.0,127.0.0.1", &["0.0.0.0", "::1"]),
-        ("127.0.0.2,0.0.0.0,::1", &["0.0.0.0", "::1"]),
+    // OTP 29 adds loopback where no wildcard has it; what it is told it binds, covered or not.
+    for (list, stock29, ours) in [
+        (
+            "0.0.0.0",
+            Some(&["0.0.0.0", "::1"][..]),
+            &["0.0.0.0", "::1"][..],
+        ),
+        (
+            "::",
+            Some(&["::", "127.0.0.1"]),
+            &["::", "127.0.0.1", "127.0.1.1"],
+        ),
+        ("0.0.0.0,::", Some(&["0.0.0.0", "::"]), &["0.0.0.0", "::"]),
+        ("0.0.0.0,127.0.0.1", None, &["0.0.0.0", "::1"]),
+        ("127.0.0.2,0.0.0.0,::1", None, &["0.0.0.0", "::1"]),
     ] {
-        assert_started_by_ours_alone(list, &addresses(expected.iter().copied()));
+        let why = "the daemon was asked to run";
+        let expected = each_differs(None, stock29, Some(ours), why);
+        let expected = expected.map(|it| addresses(it.iter().copied()));
+        assert_becomes_of(list, expected.as_ref());
     }
 }
 
@@ -482,7 +505,7 @@ fn an_address_that_the_host_does_not_have_yet() {
     // From the block for documentation: nobody has it.
     const ABSENT: &str = "198.51.100.1";
     match under_test() {
-        Epmd::Stock => {
+        Epmd::Stock | Epmd::Stock29 => {
             let output = run_at(free_port(), &["-address", ABSENT]);
             assert_complaint(&output, 1, &[ABSENT]);
         }
@@ -540,7 +563,7 @@ fn assert_taken_by_a_stranger(stranger: &Stranger, arguments: &[&str]) {
     let output = run_at(stranger.port, arguments);
     wait_until_settled(stranger.port);
     match under_test() {
-        Epmd::Stock => assert_eq!(output, silence(0), "{arguments:?}"),
+        Epmd::Stock | Epmd::Stock29 => assert_eq!(output, silence(0), "{arguments:?}"),
         Epmd::Ours => {
             // The address is the one that could not be bound: the stranger's, or the wildcard.
             assert_complaint(&output, 1, &[&stranger.port.to_string(), "0.0."]);

@@ -47,7 +47,7 @@ impl<'h> Running<'h> {
     fn start(epmd: Epmd, host: &'h Host, config: &str, arguments: &[&str]) -> Self {
         match epmd {
             Epmd::Ours => Self::Ours(Service::start(host, config)),
-            Epmd::Stock => {
+            Epmd::Stock | Epmd::Stock29 => {
                 let mut command = Epmd::Stock.command();
                 command.args(arguments).stderr(Stdio::null());
                 let running = Self::Stock(host.spawn(&mut command));
@@ -451,7 +451,7 @@ fn story_7_all_is_well() {
         assert_eq!(host.contains(&everyone), epmd == Epmd::Stock, "{host:?}");
         let make = match epmd {
             Epmd::Ours => ", hardened-epmd) listens on 0.0.0.0, :: port 4369",
-            Epmd::Stock => ", stock) listens on 0.0.0.0, :: port 4369",
+            Epmd::Stock | Epmd::Stock29 => ", stock) listens on 0.0.0.0, :: port 4369",
         };
         assert_has(
             &examined.text,

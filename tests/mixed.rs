@@ -1,7 +1,7 @@
 //! This crate's epmd and stock epmd on one host: each one's commands understand the other's
 //! daemon, and each leaves a port that the other holds alone.
 //!
-//! Needs both, whatever `EPMD_UNDER_TEST` says.
+//! Needs all of them, whatever `EPMD_UNDER_TEST` says.
 
 mod common;
 
@@ -11,7 +11,12 @@ use common::host::wait_until_settled;
 use common::wire::masked;
 
 /// The daemon of one, and the client of the other, both ways.
-const PAIRS: [(Epmd, Epmd); 2] = [(Epmd::Stock, Epmd::Ours), (Epmd::Ours, Epmd::Stock)];
+const PAIRS: [(Epmd, Epmd); 4] = [
+    (Epmd::Stock, Epmd::Ours),
+    (Epmd::Ours, Epmd::Stock),
+    (Epmd::Stock29, Epmd::Ours),
+    (Epmd::Ours, Epmd::Stock29),
+];
 
 fn relaxed(epmd: Epmd) -> Daemon {
     Setup::of(epmd)

@@ -12,11 +12,16 @@ use super::PATIENCE;
 /// A file for our epmd that sets nothing.
 const NO_SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/nothing.toml");
 
-/// One of the two epmds.
+/// Where `tests/parts` has put the epmd of Erlang/OTP 29.
+const STOCK_29: &str = "/var/cache/hardened-epmd-tests/stock29/epmd";
+
+/// One of the epmds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Epmd {
-    /// The one that comes with Erlang/OTP.
+    /// The one that comes with this machine's Erlang/OTP: 25 on Debian 12.
     Stock,
+    /// The one that comes with Erlang/OTP 29.
+    Stock29,
     /// The one of this crate.
     Ours,
 }
@@ -25,17 +30,28 @@ pub(crate) enum Epmd {
 pub(crate) fn under_test() -> Epmd {
     match std::env::var("EPMD_UNDER_TEST").as_deref() {
         Ok("stock") => Epmd::Stock,
+        Ok("stock29") => Epmd::Stock29,
         Ok("ours") | Err(_) => Epmd::Ours,
-        Ok(other) => panic!("EPMD_UNDER_TEST is {other:?}; it must be \"stock\" or \"ours\""),
+        Ok(other) => {
+            panic!("EPMD_UNDER_TEST is {other:?}; it must be \"stock\", \"stock29\" or \"ours\"")
+        }
     }
 }
 
-/// What to expect where the two differ on purpose. `reason` is for the reader; a longer one stands
-/// in docs/differences.md.
+/// What to expect where ours differs from every stock on purpose. `reason` is for the reader; a longer
+/// one stands in docs/differences.md.
 pub(crate) fn differs<T>(stock: T, ours: T, _reason: &str) -> T {
     match under_test() {
-        Epmd::Stock => stock,
+        Epmd::Stock | Epmd::Stock29 => stock,
         Epmd::Ours => ours,
+    }
+}
+
+/// As [`differs`], where OTP 29's differs from the stock ones before it as well.
+pub(crate) fn each_differs<T>(stock: T, stock29: T, ours: T, reason: &str) -> T {
+    match under_test() {
+        Epmd::Stock29 => stock29,
+        _ => differs(stock, ours, reason),
     }
 }
 
@@ -62,11 +78,22 @@ impl Output {
 }
 
 impl Epmd {
+    /// The stock ones.
+    pub(crate) const ALL_STOCK: [Self; 2] = [Self::Stock, Self::Stock29];
+
     /// Where the binary is.
     pub(crate) fn path(self) -> PathBuf {
         match self {
             Self::Ours => PathBuf::from(env!("CARGO_BIN_EXE_epmd")),
             Self::Stock => stock_path(),
+            Self::Stock29 => {
+                let path = PathBuf::from(STOCK_29);
+                assert!(
+                    path.is_file(),
+                    "{STOCK_29} is missing: tests/parts stock29 (as root) makes it"
+                );
+                path
+            }
         }
     }
 

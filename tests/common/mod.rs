@@ -1,8 +1,9 @@
 //! The harness of the black-box suite: one daemon for each test, on a port of its own.
 //!
-//! `EPMD_UNDER_TEST=stock|ours` (default `ours`) says which binary the tests drive. Where the two
-//! differ on purpose, a test holds both expectations side by side through [`binary::differs`], and
-//! `docs/differences.md` gives the reason.
+//! `EPMD_UNDER_TEST=stock|stock29|ours` (default `ours`) says which binary the tests drive: that of
+//! this machine's Erlang/OTP, that of OTP 29, this crate's. Where ours differs from stock on purpose, a
+//! test holds both expectations side by side through [`binary::differs`], and `docs/differences.md`
+//! gives the reason.
 //!
 //! - `binary`: which epmd, and one run of it to its end.
 //! - `daemon`: an epmd that runs for the length of a test.

@@ -1,9 +1,11 @@
-//! A throwaway host with a real systemd, booted from this machine's own /usr in about a second.
+//! A throwaway host with a real systemd, booted in about a second: from this machine's own /usr, or from
+//! a Debian 13 in a folder (`EPMD_TEST_HOST`, see [`Release`]).
 //!
-//! Its /etc, /var and /run begin empty and are gone with it, its network has nothing but a loopback,
-//! and what is put into its /usr/bin or its catalogue
-//! stays there. It is entered through its first process. Needs root,
-//! and no systemd on this machine's side: process 1 may be anything, and cgroups of any version.
+//! What is written there stays there and is gone with it; its network has nothing but a loopback. From
+//! this machine's /usr its /etc, /var and /run begin empty, and of /usr the programs and the catalogue
+//! can be written; Debian 13's tree is whole, with nothing enabled. It is entered through its first
+//! process. Needs root, and no systemd on this machine's side: process 1 may be anything, and cgroups of
+//! any version.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -27,10 +29,44 @@ use super::wait_for;
 /// How long a command on the host may take.
 const COMMAND: Duration = Duration::from_secs(60);
 
-/// Boots the host `$1`, whose files from outside are in `$2`, and returns when it is over. Mounts and
-/// processes are in namespaces of its own, so that none is left behind whatever becomes of it.
+/// Where `tests/parts` has put the tree of a Debian 13.
+const DEBIAN_13: &str = "/var/cache/hardened-epmd-tests/debian13";
+
+/// Which Debian a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// This machine's own, which is 12 where tests/run runs: systemd 252, OTP 25.
+    Debian12,
+    /// systemd 257, OTP 27, RabbitMQ 4, ejabberd.
+    Debian13,
+}
+
+impl Release {
+    /// The one that `EPMD_TEST_HOST` names: `debian12` (the default) or `debian13`.
+    pub(crate) fn under_test() -> Self {
+        match std::env::var("EPMD_TEST_HOST").as_deref() {
+            Ok("debian12") | Err(_) => Self::Debian12,
+            Ok("debian13") => Self::Debian13,
+            Ok(other) => {
+                panic!("EPMD_TEST_HOST is {other:?}; it must be \"debian12\" or \"debian13\"")
+            }
+        }
+    }
+
+    /// Where its files are on this machine.
+    fn tree(self) -> &'static str {
+        match self {
+            Self::Debian12 => "/",
+            Self::Debian13 => DEBIAN_13,
+        }
+    }
+}
+
+/// Boots the host `$1`, whose files from outside are in `$2`, from the tree `$3`, and returns when it is
+/// over. Mounts and processes are in namespaces of its own, so that none is left behind whatever becomes
+/// of it. nspawn's own filter forbids some calls that a host of its own has; these are let through.
 const BOOT: &str = r#"
-name=$1 dir=$2
+name=$1 dir=$2 tree=$3
 if mountpoint -q /sys/fs/cgroup; then umount -R /sys/fs/cgroup; fi
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 group=/sys/fs/cgroup/$name
@@ -41,12 +77,21 @@ mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 mount -t tmpfs tmpfs "$dir/upper"
 mkdir "$dir/upper/bin" "$dir/upper/catalog"
+if [ "$tree" = / ]; then
+    set -- --directory=/ --volatile=yes \
+        --overlay="/usr/bin:$dir/upper/bin:/usr/bin" \
+        --overlay="/usr/lib/systemd/catalog:$dir/upper/catalog:/usr/lib/systemd/catalog"
+else
+    # By a path of its own: nspawn locks what it boots, and another test may boot the same.
+    mkdir "$dir/upper/tree"
+    mount --bind "$tree" "$dir/upper/tree"
+    set -- --directory="$dir/upper/tree" --volatile=overlay
+fi
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 systemd-nspawn --quiet --machine="$name" --register=no --keep-unit \
-    --directory=/ --volatile=yes --private-network --console=pipe \
+    "$@" --private-network --console=pipe \
+    --system-call-filter="pidfd_getfd ptrace" \
     --bind-ro="$dir/preset:/etc/systemd/system-preset" \
-    --overlay="/usr/bin:$dir/upper/bin:/usr/bin" \
-    --overlay="/usr/lib/systemd/catalog:$dir/upper/catalog:/usr/lib/systemd/catalog" \
     --boot systemd.unit=multi-user.target systemd.mask=systemd-firstboot.service || :
 echo $$ > /sys/fs/cgroup/cgroup.procs
 find "$group" -depth -type d -exec rmdir {} +
@@ -64,8 +109,8 @@ const PARTS: [(&str, &str); 8] = [
     ("/sbin/ip", "package iproute2"),
 ];
 
-/// What this machine lacks to boot a host.
-fn lacking() -> Vec<String> {
+/// What this machine lacks to boot a host of this release.
+fn lacking(release: Release) -> Vec<String> {
     let mut lacking = Vec::new();
     if !geteuid().is_root() {
         lacking.push("root: start the tests as root".to_owned());
@@ -74,6 +119,9 @@ fn lacking() -> Vec<String> {
         if !Path::new(file).exists() {
             lacking.push(format!("{file} ({package})"));
         }
+    }
+    if !Path::new(release.tree()).exists() {
+        lacking.push(format!("{DEBIAN_13} (tests/parts debian13 makes it)"));
     }
     let kinds = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     for kind in ["cgroup2", "overlay", "tmpfs"] {
@@ -102,10 +150,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Boots a host, and returns when everything on it has started.
+    /// Boots a host of the release under test, and returns when everything on it has started.
     pub(crate) fn boot() -> Self {
+        Self::boot_release(Release::under_test())
+    }
+
+    /// As [`Self::boot`], of this very release.
+    pub(crate) fn boot_release(release: Release) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let lacking = lacking();
+        let lacking = lacking(release);
         assert!(
             lacking.is_empty(),
             "no host with a systemd of its own can be booted, because this machine lacks: {}",
@@ -126,7 +179,7 @@ impl Host {
             .args(["--pdeathsig", "KILL", "unshare", "--mount"])
             .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
             .args(["bash", "-euc", BOOT, "bash", &name])
-            .arg(dir.path())
+            .args([dir.path(), Path::new(release.tree())])
             .stdin(Stdio::null())
             .stdout(console.try_clone().expect("a second descriptor"))
             .stderr(console)

@@ -2,9 +2,9 @@
 //! the same answers, byte for byte, but for creations, descriptors' numbers and what
 //! docs/differences.md lists.
 //!
-//! A session is 500 requests to two fresh daemons, and a seed. A failure says its seed;
-//! `EPMD_TEST_SEED=<seed> cargo test --test sessions` passes that one session again. With
-//! `EPMD_TEST_LONG=1` there are 200 sessions, 100,000 requests.
+//! A session is 500 requests to two fresh daemons, and a seed; it is passed with each stock epmd. A
+//! failure says its seed; `EPMD_TEST_SEED=<seed> cargo test --test sessions` passes that one session
+//! again. With `EPMD_TEST_LONG=1` there are 200 sessions with each, 200,000 requests.
 //!
 //! - `random`: numbers from a seed.
 //! - `requests`: what is asked.
@@ -28,6 +28,7 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use common::binary::Epmd;
 use differences::Difference;
 use pair::{Observed, Pair, Release, Streams};
 use random::Random;
@@ -46,14 +47,24 @@ const SHOWN: usize = 12;
 
 #[test]
 fn random_sessions_get_the_same_answers() {
+    pass_all(Epmd::Stock);
+}
+
+#[test]
+fn random_sessions_get_the_same_answers_as_of_otp_29() {
+    pass_all(Epmd::Stock29);
+}
+
+/// Passes the session that is asked for, or a number of any.
+fn pass_all(stock: Epmd) {
     if let Ok(seed) = std::env::var("EPMD_TEST_SEED") {
         let seed = seed.parse().expect("EPMD_TEST_SEED is a number");
-        return pass(seed);
+        return pass(stock, seed);
     }
     let long = std::env::var_os("EPMD_TEST_LONG").is_some();
     let mut seeds = Random::from_chance();
     for _ in 0..SESSIONS[usize::from(long)] {
-        pass(seeds.next());
+        pass(stock, seeds.next());
     }
 }
 
@@ -67,8 +78,8 @@ fn every_difference_that_is_tolerated_is_an_entry_of_the_document() {
 }
 
 /// Passes the session with this seed, and says which it was where it fails.
-fn pass(seed: u64) {
-    let mut session = Session::new(seed);
+fn pass(stock: Epmd, seed: u64) {
+    let mut session = Session::new(stock, seed);
     let passed = catch_unwind(AssertUnwindSafe(|| session.pass()));
     if let Err(reason) = passed {
         let first = session.steps.len().saturating_sub(SHOWN);
@@ -76,7 +87,9 @@ fn pass(seed: u64) {
         for step in &session.steps[first..] {
             eprintln!("  {step}");
         }
-        eprintln!("to pass this session again: EPMD_TEST_SEED={seed} cargo test --test sessions");
+        eprintln!(
+            "to pass this session with {stock:?} again: EPMD_TEST_SEED={seed} cargo test --test sessions"
+        );
         resume_unwind(reason);
     }
 }
@@ -108,12 +121,12 @@ struct Session {
 }
 
 impl Session {
-    fn new(seed: u64) -> Self {
+    fn new(stock: Epmd, seed: u64) -> Self {
         let mut random = Random::from_seed(seed);
         let relaxed = random.one_in(2);
         Self {
             random,
-            pair: Pair::start(relaxed),
+            pair: Pair::start(stock, relaxed),
             relaxed,
             held: Vec::new(),
             begun: Vec::new(),

@@ -38,7 +38,7 @@ pub(crate) enum Observed {
     Answered,
 }
 
-/// Stock epmd and ours.
+/// A stock epmd and ours.
 pub(crate) struct Pair {
     daemons: [Daemon; 2],
     /// The last creation that each daemon gave each name.
@@ -66,8 +66,8 @@ impl Streams {
 
 impl Pair {
     /// Both, freshly started.
-    pub(crate) fn start(relaxed: bool) -> Self {
-        let daemons = [Epmd::Stock, Epmd::Ours].map(|epmd| {
+    pub(crate) fn start(stock: Epmd, relaxed: bool) -> Self {
+        let daemons = [stock, Epmd::Ours].map(|epmd| {
             let setup = Setup::of(epmd).arguments(&ARGUMENTS);
             if relaxed {
                 setup.arguments(&["-relaxed_command_check"]).start()
