@@ -2,8 +2,6 @@
 //!
 //! Licences, sources, duplicates and bans are cargo-deny's (deny.toml, `tests/run --only deny`).
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
