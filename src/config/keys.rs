@@ -5,6 +5,7 @@
 use toml::de::DeValue;
 
 use super::diagnostic::quote;
+use crate::core::audit::toml_string;
 
 /// At the top of the file.
 pub(super) const ROOT: &[&str] = &["listen", "port", "access", "limits", "audit", "metrics"];
@@ -101,7 +102,11 @@ pub(crate) fn bare_or_quoted(name: &str) -> String {
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    if bare { name.to_owned() } else { quote(name) }
+    if bare {
+        name.to_owned()
+    } else {
+        toml_string(name)
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //!
 //! Printable Unicode stays, so that a node called `größe` reads as that. Everything that moves the
 //! cursor, turns the direction of the text, or is not seen at all becomes an escape. The question
-//! what is printable is left to the standard library's Unicode tables. Called by `audit` for names
-//! and by `log` for its notes.
+//! what is printable is left to the standard library's Unicode tables, but for what these print and
+//! nobody sees. Called by `audit` for names, by `log` for its notes, and by the tools for whatever they
+//! show that others wrote; `epmd -names` alone prints names byte for byte, as stock does.
 
 use std::fmt::Write;
 
@@ -24,6 +25,75 @@ pub fn escape(bytes: &[u8]) -> String {
 #[must_use]
 pub fn escape_name(bytes: &[u8]) -> String {
     escape_at_most(bytes, LONGEST_TOLD)
+}
+
+/// One line that came from a daemon's own log, where names are escaped already: its quotes and
+/// backslashes stay, and whatever is not printable becomes an escape, newlines and tabs too.
+#[must_use]
+pub fn escape_again(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut after_plain = false;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push(c);
+                after_plain = false;
+            }
+            _ => after_plain = push(&mut out, c, after_plain),
+        }
+    }
+    out
+}
+
+/// JSON with everything that is not printable as JSON's own escapes, which mean the same to whoever
+/// parses it. Outside of its strings JSON is printable as it is, newlines apart, which stay.
+#[must_use]
+pub fn escape_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut after_plain = false;
+    for c in json.chars() {
+        after_plain = c == '\n' || is_printable(c, after_plain);
+        if after_plain {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String can't fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+        after_plain &= !matches!(c, '"' | '\\' | '\n');
+    }
+    out
+}
+
+/// A text as a string of TOML, in quotes, in printable characters alone. It means the same text, however
+/// long that is and whatever is in it.
+#[must_use]
+pub fn toml_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    let mut after_plain = false;
+    for c in text.chars() {
+        after_plain = match c {
+            '"' | '\\' => {
+                out.extend(['\\', c]);
+                false
+            }
+            c if is_printable(c, after_plain) => {
+                out.push(c);
+                true
+            }
+            c => {
+                let _ = match u32::from(c) {
+                    code @ ..=0xffff => write!(out, "\\u{code:04X}"),
+                    code => write!(out, "\\U{code:08X}"),
+                };
+                false
+            }
+        };
+    }
+    out.push('"');
+    out
 }
 
 /// A text of our own that may quote a file: its newlines, tabs, quotes and backslashes stay, other
@@ -94,6 +164,9 @@ fn is_printable(c: char, after_plain: bool) -> bool {
     if c.is_ascii() {
         return matches!(c, ' '..='~');
     }
+    if is_blank(c) {
+        return false;
+    }
     // The standard library escapes a mark by itself or at the start of a text, and nowhere else.
     let text = if after_plain {
         format!("a{c}")
@@ -101,6 +174,24 @@ fn is_printable(c: char, after_plain: bool) -> bool {
         c.to_string()
     };
     text.escape_debug().eq(text.chars())
+}
+
+/// Whether `c` is a letter, mark or symbol to Unicode, and nothing to the eye: those of
+/// `Default_Ignorable_Code_Point` that are no format characters, and the empty pattern of Braille. Two
+/// names that differ by these alone would look alike.
+const fn is_blank(c: char) -> bool {
+    matches!(
+        c,
+        '\u{34f}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}'
+    )
 }
 
 #[cfg(test)]
@@ -138,6 +229,84 @@ mod tests {
             let told = escape(format!("a{c}b").as_bytes());
             assert_eq!(told, format!("a\\u{{{:x}}}b", u32::from(c)));
         }
+    }
+
+    /// Characters that turn the direction of a text, or are not seen: Unicode's format characters, what
+    /// it calls default-ignorable, blanks of all kinds, and what has no meaning.
+    fn unseen() -> impl Iterator<Item = char> {
+        [
+            0x7f..=0xa0,
+            0xad..=0xad,
+            0x34f..=0x34f,
+            0x61c..=0x61c,
+            0x115f..=0x1160,
+            0x1680..=0x1680,
+            0x17b4..=0x17b5,
+            0x180b..=0x180f,
+            0x2000..=0x200f,
+            0x2028..=0x202f,
+            0x205f..=0x206f,
+            0x2800..=0x2800,
+            0x3000..=0x3000,
+            0x3164..=0x3164,
+            0xe000..=0xe010,
+            0xfe00..=0xfe0f,
+            0xfeff..=0xfeff,
+            0xffa0..=0xffa0,
+            0xfff9..=0xfffb,
+            0x1bca0..=0x1bca3,
+            0x1d173..=0x1d17a,
+            0xe0000..=0xe0fff,
+            0xf0000..=0xf0010,
+        ]
+        .into_iter()
+        .flatten()
+        .filter_map(char::from_u32)
+    }
+
+    #[test]
+    fn nothing_that_is_not_seen_goes_through_anywhere_in_a_text() {
+        for c in unseen() {
+            for text in [
+                format!("{c}"),
+                format!("a{c}b"),
+                format!("{c}{c}"),
+                format!("é{c}"),
+            ] {
+                let all = [
+                    escape(text.as_bytes()),
+                    escape_name(text.as_bytes()),
+                    escape_note(&text),
+                    escape_again(&text),
+                    escape_json(&format!("[\"{text}\"]\n")),
+                    toml_string(&text),
+                ];
+                for told in all {
+                    assert!(!told.contains(c), "{:x}: {told}", u32::from(c));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn json_and_toml_mean_what_they_meant() {
+        let mut texts: Vec<String> = unseen().map(|c| format!("{c}a\u{301}{c}\"\\\n")).collect();
+        texts.extend(["größe", "🦀\u{fe0f}", "", "\t\u{1}", "a.b"].map(str::to_owned));
+        texts.push("\u{301}".repeat(500));
+        for text in texts {
+            let json = serde_json::to_string(&[&text]).unwrap();
+            let [back]: [String; 1] = serde_json::from_str(&escape_json(&json)).unwrap();
+            assert_eq!(back, text);
+            let file = format!("{} = 1", toml_string(&text));
+            let table = toml::de::DeTable::parse(&file).unwrap();
+            let key = table.get_ref().keys().next().unwrap().get_ref();
+            assert_eq!(key, &text, "{file}");
+        }
+        assert_eq!(toml_string("größe"), "\"größe\"");
+        assert_eq!(
+            escape_again("\\n \"x\" \t\u{202e}"),
+            "\\n \"x\" \\t\\u{202e}"
+        );
     }
 
     #[test]

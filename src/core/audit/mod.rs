@@ -21,7 +21,7 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use escape::{escape, escape_name, escape_note};
+pub use escape::{escape, escape_again, escape_json, escape_name, escape_note, toml_string};
 pub use message::{Hint, Origin};
 
 use crate::core::outcome::{Operation, Outcome, Reason, Verdict};
