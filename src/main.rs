@@ -41,7 +41,11 @@ fn run() -> Exit {
             Ok(settings) => print(&config::show(&settings)),
             Err(exit) => exit,
         },
-        Command::Doctor { targets, json } => doctor::run(&sources, &targets, json),
+        Command::Doctor {
+            targets,
+            over_ipv6,
+            json,
+        } => doctor::run(&sources, &targets, over_ipv6, json),
         Command::Names => ask(&sources, |port| client::list(port, &Request::List)),
         Command::Dump => ask(&sources, |port| client::list(port, &Request::Dump)),
         Command::Kill => ask(&sources, client::kill),

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use common::binary::Epmd;
 use common::erl::Erl;
 use common::netns::{EPMD, Host, network};
-use common::service::Service;
+use common::service::{Launch, Service};
 use common::wait_for;
 use common::wire::{Answer, Node, frame, lookup_answer, names_answer, register};
 use serde_json::Value;
@@ -111,8 +111,19 @@ fn examine(host: &Host, nodes: &[&str], longest: Duration) -> Examined {
 }
 
 fn examine_with(host: &Host, options: &[&str], nodes: &[&str], longest: Duration) -> Examined {
+    examine_by(host, &[], options, nodes, longest)
+}
+
+/// As [`examine`], by way of another program that runs its arguments.
+fn examine_by(
+    host: &Host,
+    wrapper: &[&str],
+    options: &[&str],
+    nodes: &[&str],
+    longest: Duration,
+) -> Examined {
     let run = |more: &[&str]| {
-        let mut command = Epmd::Ours.command();
+        let mut command = Epmd::Ours.wrapped(wrapper);
         command.args(options).arg("-doctor").args(more).args(nodes);
         let begun = Instant::now();
         let output = host.run(&mut command);
@@ -160,7 +171,9 @@ fn lines_of(json: &Value) -> Vec<String> {
     };
     let mut lines = of("this host", &json["host"]);
     for node in json["nodes"].as_array().unwrap() {
-        lines.extend(of(node["node"].as_str().unwrap(), &node["checks"]));
+        let name = node["node"].as_str().unwrap();
+        let subject = hardened_epmd::core::audit::escape(name.as_bytes());
+        lines.extend(of(&subject, &node["checks"]));
     }
     lines
 }
@@ -325,14 +338,16 @@ fn story_3_the_peers_allow_list_lacks_the_member() {
     assert_has(
         &message,
         &[
-            "closed it without an answer",
+            "closed it without an answer: most likely",
             "refuses lookups of \"gratwifi\" from this host's address 10.77.0.2",
         ],
     );
     assert_has(
         &remedy,
         &[
-            "See on api.test why:\n  journalctl -t epmd EPMD_PEER=10.77.0.2",
+            "\n  epmd -refused\n  journalctl -u hardened-epmd -u epmd EPMD_PEER=10.77.0.2",
+            "address_not_served",
+            "load balancer or docker-proxy",
             "  [access]\n  allow = [\"10.77.0.2\"]",
             "  [access.node.gratwifi]\n  allow = [\"10.77.0.2\"]",
             "epmd -check_config && systemctl reload epmd",
@@ -723,6 +738,12 @@ fn a_wrong_question_ends_with_2() {
     for arguments in [
         &["-doctor", "-bogus"][..],
         &["-doctor", "api"],
+        &["-doctor", "api@api.test:"],
+        &["-doctor", "api@api.test:65536"],
+        &["-doctor", "api@[::1]:x"],
+        &["-doctor", "api@[::1"],
+        &["-doctor", "api@fe80::1%eth0:9100"],
+        &["-doctor", "-proto_dist", "inet7_tcp"],
         &["-doctor", "-json", "-port", "x"],
     ] {
         let output = Epmd::Ours.run(arguments);
@@ -748,4 +769,664 @@ fn many_are_examined_at_once_and_a_terminal_sees_that_it_goes_on() {
         .stdin(Stdio::null());
     let shown = dashboard.run(&mut command).stdout;
     assert_has(&shown, &["epmd: 1 of 2 examined, ", "\r\u{1b}[KFAIL"]);
+}
+
+/// A shell on `host` that does what a remedy's line says.
+fn does(host: &Host, line: &str) {
+    let done = host.run(Command::new("sh").args(["-c", line.trim()]));
+    assert_eq!(done.status, Some(0), "{line}: {done:?}");
+}
+
+/// The line of a remedy that begins so.
+fn line_of<'r>(remedy: &'r str, begins: &str) -> &'r str {
+    let line = remedy
+        .lines()
+        .find(|line| line.trim_start().starts_with(begins));
+    line.unwrap_or_else(|| panic!("no {begins:?} in:\n{remedy}"))
+}
+
+/// The finding of this host with this code.
+fn host_finding<'e>(examined: &'e Examined, code: &str) -> &'e Value {
+    let all = examined.json["host"].as_array().unwrap();
+    let found = all.iter().find(|finding| finding["code"] == code);
+    found.unwrap_or_else(|| panic!("no {code} in:\n{}", examined.text))
+}
+
+fn remedy_of(finding: &Value) -> &str {
+    finding["remedy"].as_str().unwrap()
+}
+
+#[test]
+fn a_node_that_answers_over_one_family_alone_is_reachable_with_a_warning() {
+    for epmd in BOTH {
+        let [api, dashboard] = network(["api", "dashboard"]);
+        let both = "[access]\nallow = [\"10.77.0.0/24\", \"fd77::/64\"]\n";
+        let _there = Running::start(epmd, &api, both, &[]);
+        for (address, family, option, other) in [
+            (api.v6(), "IPv6", "inet_tcp", "inet6_tcp"),
+            (api.v4(), "IPv4", "inet6_tcp", "inet_tcp"),
+        ] {
+            let _node = Registered::on(&api, "gratwifi", address);
+            let ask = |option: &str| {
+                examine_with(&dashboard, &["-proto_dist", option], &[NODE], ONE_STEP)
+            };
+            let examined = ask(option);
+            assert_eq!(examined.json["nodes"][0]["verdict"], "reachable");
+            assert_eq!(
+                examined.node(),
+                [
+                    "resolve ok",
+                    "epmd ok",
+                    "lookup ok",
+                    "distribution warn one_family_only"
+                ]
+            );
+            let last = &examined.json["nodes"][0]["checks"][3];
+            assert_has(
+                last["message"].as_str().unwrap(),
+                &[
+                    &format!("reachable over {family} alone: {address} port 9100"),
+                    "inet6_tcp",
+                ],
+            );
+            let remedy = remedy_of(last);
+            assert!(!remedy.contains("inet_dist_use_interface"), "{remedy}");
+            // What the remedy says to ask is answered, with nothing to complain of.
+            let line = line_of(remedy, "epmd -doctor ");
+            assert_has(line, &[&format!("-proto_dist {other} {NODE}")]);
+            let examined = ask(other);
+            assert_eq!(examined.json["nodes"][0]["address"], address.to_string());
+            assert_eq!(examined.node()[3], "distribution ok", "{}", examined.text);
+            drop(_node);
+            wait_for("the name to be free", || {
+                let loopback = IpAddr::from([127, 0, 0, 1]);
+                (api.ask(loopback, b"zgratwifi") == Answer::Bytes(b"w\x01".to_vec())).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
+fn no_remedy_for_a_node_of_ipv6_cuts_it_off() {
+    let [api, dashboard] = network(["api", "dashboard"]);
+    let both = "[access]\nallow = [\"10.77.0.0/24\", \"fd77::/64\"]\n";
+    let _there = Service::start(&api, both);
+    let _node = Registered::on(&api, "gratwifi", IpAddr::from([0_u16; 8]));
+    let here = examine(&api, &[], ONE_STEP);
+    let remedy = remedy_of(host_finding(&here, "distribution_listens_everywhere"));
+    assert_has(remedy, &["inet_dist_use_interface '{16#fd77,"]);
+    api.nft("table inet filter {\nchain input {\ntype filter hook input priority 0\n}\n}\n");
+    for line in remedy
+        .lines()
+        .filter(|line| line.trim_start().starts_with("nft "))
+    {
+        does(&api, line);
+    }
+    let over_ipv6 = ["-proto_dist", "inet6_tcp"];
+    let examined = examine_with(&dashboard, &over_ipv6, &[NODE], ONE_STEP);
+    assert_eq!(examined.json["nodes"][0]["verdict"], "reachable");
+    assert_eq!(examined.node()[3], "distribution ok", "{}", examined.text);
+}
+
+#[test]
+fn a_link_local_address_keeps_its_zone_and_one_without_is_told_as_such() {
+    let [api, dashboard] = network(["api", "dashboard"]);
+    let _there = Service::start(&api, "[access]\nallow = [\"fe80::/10\"]\n");
+    let _node = Registered::on(&api, "gratwifi", IpAddr::from([0_u16; 8]));
+    for (host, number) in [(&api, 1), (&dashboard, 2)] {
+        host.ip(&format!("addr add fe80::77:{number}/64 dev eth0 nodad\n"));
+    }
+    for node in [
+        "gratwifi@fe80::77:1%eth0",
+        "gratwifi@[fe80::77:1%eth0]:9100",
+    ] {
+        let examined = examine(&dashboard, &[node], ONE_STEP);
+        let report = &examined.json["nodes"][0];
+        assert_eq!(
+            (&report["node"], &report["verdict"]),
+            (&node.into(), &"reachable".into())
+        );
+        assert_eq!(report["address"], "fe80::77:1%eth0");
+    }
+    for (node, code) in [
+        ("gratwifi@fe80::77:1", "epmd_unreachable"),
+        ("gratwifi@[fe80::77:1]:9100", "distribution_unreachable"),
+    ] {
+        let examined = examine(&dashboard, &[node], ONE_STEP);
+        let last = examined.json["nodes"][0]["checks"]
+            .as_array()
+            .unwrap()
+            .last()
+            .unwrap();
+        assert_eq!((&last["code"], examined.status), (&code.into(), 1));
+        assert_has(last["message"].as_str().unwrap(), &["its zone is missing"]);
+        // One of the lines that it proposes is the one.
+        let with_it = line_of(remedy_of(last), "epmd -doctor ").trim();
+        let node = with_it.strip_prefix("epmd -doctor ").unwrap();
+        let examined = examine(&dashboard, &[node], ONE_STEP);
+        assert_eq!(
+            examined.json["nodes"][0]["verdict"], "reachable",
+            "{}",
+            examined.text
+        );
+    }
+}
+
+#[test]
+fn a_port_that_is_not_of_tcp_is_no_failure() {
+    let [api] = network(["api"]);
+    let there = Service::start(&api, "");
+    let _quic = api.enter(|| std::net::UdpSocket::bind(("0.0.0.0", DISTRIBUTION)).unwrap());
+    let hold = |name: &str, port: u16| {
+        let stream = api.connect(IpAddr::from([127, 0, 0, 1]));
+        register(stream, &Node::new(name).port(port)).held()
+    };
+    let _udp = hold("quic", DISTRIBUTION);
+    let _none = hold("hidden", 0);
+    let examined = examine(&api, &["quic@api.test", "hidden@api.test"], ONE_STEP);
+    assert_eq!(examined.status, 0, "{}", examined.text);
+    assert_eq!(examined.host()[3..], ["distribution ok", "distribution ok"]);
+    for node in examined.json["nodes"].as_array().unwrap() {
+        assert_eq!(node["verdict"], "reachable");
+        let last = node["checks"].as_array().unwrap().last().unwrap();
+        assert_has(last["message"].as_str().unwrap(), &["not TCP"]);
+    }
+    drop(there);
+}
+
+#[test]
+fn a_node_whose_port_is_said_is_examined_without_asking_an_epmd() {
+    let [api, dashboard] = network(["api", "dashboard"]);
+    let node = api
+        .enter(|| TcpListener::bind(("::", DISTRIBUTION)))
+        .unwrap();
+    count_arrivals(&api);
+    for target in [
+        "gratwifi@api.test:9100",
+        "gratwifi@10.77.0.1:9100",
+        "gratwifi@[fd77::1]:9100",
+    ] {
+        let examined = examine(&dashboard, &[target], ONE_STEP);
+        assert_eq!(examined.json["nodes"][0]["node"], target);
+        assert_eq!(
+            examined.node(),
+            ["resolve ok", "distribution ok"],
+            "{}",
+            examined.text
+        );
+        // This host has no epmd either, and that is no failure here.
+        assert_eq!(examined.host()[0], "listen warn no_epmd");
+        assert_eq!(examined.status, 0);
+    }
+    let [epmd, ..] = arrivals(&api);
+    assert_eq!(epmd, 0, "no epmd was asked");
+    // Asked without the port, it tells of both.
+    let examined = examine(&dashboard, &[NODE], ONE_STEP);
+    let (_, remedy) = examined.fails_at("epmd", "epmd_connection_refused");
+    assert_has(
+        &remedy,
+        &["start it", "epmd -doctor gratwifi@api.test:PORT"],
+    );
+    let here = remedy_of(host_finding(&examined, "no_epmd"));
+    assert_has(here, &["enable --now epmd", "epmd -doctor NODE@HOST:PORT"]);
+    let asked = line_of(&remedy, "epmd -doctor ").replace("PORT", "9100");
+    let target = asked.trim().strip_prefix("epmd -doctor ").unwrap();
+    let examined = examine(&dashboard, &[target], ONE_STEP);
+    assert_eq!(examined.json["nodes"][0]["verdict"], "reachable");
+    drop(node);
+    let examined = examine(&dashboard, &["gratwifi@api.test:9100"], ONE_STEP);
+    let (message, _) = examined.fails_at("distribution", "distribution_connection_refused");
+    assert!(!message.contains("epmd answers"), "{message}");
+}
+
+#[test]
+fn a_host_whose_own_name_leads_nowhere_or_elsewhere_is_told() {
+    let [api] = network(["api"]);
+    let _epmd = Service::start(&api, "");
+    let hosts = api.file("hosts");
+    let with = |line: &str| {
+        std::fs::write(
+            &hosts,
+            format!("127.0.0.1 localhost\n::1 localhost\n{line}\n"),
+        )
+        .unwrap();
+        examine(&api, &[], ONE_STEP)
+    };
+    for (line, code, says) in [
+        ("", "own_name_unresolved", "api.test, has no address here"),
+        (
+            "10.77.0.9 api.test",
+            "own_name_elsewhere",
+            "is 10.77.0.9, which is no address of this host",
+        ),
+        ("::1 api.test", "own_name_elsewhere", "is ::1 alone"),
+    ] {
+        let examined = with(line);
+        let finding = host_finding(&examined, code);
+        assert_eq!((&finding["result"], examined.status), (&"warn".into(), 0));
+        assert_has(finding["message"].as_str().unwrap(), &[says]);
+        let remedy = remedy_of(finding);
+        if code == "own_name_unresolved" || line.starts_with("::1") {
+            does(&api, line_of(remedy, "echo "));
+            let examined = examine(&api, &[], ONE_STEP);
+            assert!(!examined.text.contains("own name"), "{}", examined.text);
+        } else {
+            does(&api, line_of(remedy, "getent "));
+        }
+    }
+    for well in [
+        "127.0.1.1 api.test api",
+        "10.77.0.1 api.test",
+        "fd77::1 api.test",
+    ] {
+        assert_eq!(
+            with(well).host(),
+            ["listen ok", "epmd ok", "config ok"],
+            "{well}"
+        );
+    }
+}
+
+#[test]
+fn whatever_accepts_and_closes_most_likely_refuses_in_whatever_way_it_closes() {
+    const ROUNDS: usize = 30;
+    let [api, dashboard] = network(["api", "dashboard"]);
+    for linger in [None, Some(Duration::ZERO)] {
+        let listener = api.hold_port(api.v4());
+        let ended = thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                let (stream, _) = listener.accept().unwrap();
+                socket2::Socket::from(stream).set_linger(linger).unwrap();
+            }
+        });
+        for _ in 0..ROUNDS {
+            let said =
+                dashboard.run(
+                    Epmd::Ours
+                        .command()
+                        .args(["-doctor", "-json", "a@10.77.0.1"]),
+                );
+            let json: Value = serde_json::from_str(&said.stdout).unwrap();
+            assert_eq!(
+                json["nodes"][0]["verdict"], "epmd_refuses_us",
+                "{}",
+                said.stdout
+            );
+        }
+        ended.join().unwrap();
+    }
+}
+
+#[test]
+fn what_it_says_to_add_to_the_file_is_toml_whatever_the_name() {
+    let [api, dashboard] = network(["api", "dashboard"]);
+    let _there = Service::start(&api, "");
+    let long = "n".repeat(255);
+    let combining = "e\u{301}".repeat(100);
+    for name in [
+        "api",
+        "wg.man",
+        "größe",
+        &long,
+        &combining,
+        "\u{301}x",
+        "\u{202e}x",
+        "a\u{200b}b",
+        "\"",
+        "\\",
+        "\\u{41}",
+        "'",
+        "#x]",
+        "🦀\u{fe0f}",
+        "\u{e0041}",
+    ] {
+        let node = format!("{name}@api.test");
+        let examined = examine(&dashboard, &[&node], ONE_STEP);
+        let (_, remedy) = examined.fails_at("epmd", "epmd_refuses_us");
+        let file: String = remedy
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .filter(|line| line.starts_with('[') || line.starts_with("allow = "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(file.lines().count(), 4, "{file}");
+        // The file is taken, and lets this host in under that very name.
+        let path = api.file("remedy.toml");
+        std::fs::write(&path, &file).unwrap();
+        let path = path.to_str().unwrap();
+        let checked = Epmd::Ours.run(&["-config", path, "-check_config"]);
+        assert_eq!(checked.status, Some(0), "{file}{checked:?}");
+        assert_eq!(
+            checked.stdout.matches("this host, 10.77.0.2/32").count(),
+            2,
+            "{}",
+            checked.stdout
+        );
+    }
+}
+
+/// Rules at the end of `host`'s own input.
+fn input(host: &Host, rules: &str) {
+    host.nft(&format!(
+        "table inet filter {{ }}\ndelete table inet filter\n\
+         table inet filter {{\nchain input {{\ntype filter hook input priority 0\n{rules}\n}}\n}}\n"
+    ));
+}
+
+#[test]
+fn a_firewall_that_bars_loopback_is_told_and_no_epmd_is_to_be_ended() {
+    for epmd in BOTH {
+        let [api] = network(["api"]);
+        let _epmd = Running::serving(epmd, &api);
+        for (rule, barred) in [
+            ("tcp dport 4369 drop", 2),
+            ("tcp dport 4369 reject with tcp reset", 2),
+            ("ip daddr 127.0.0.1 tcp dport 4369 drop", 1),
+            ("ip6 daddr ::1 tcp dport 4369 reject", 1),
+        ] {
+            input(&api, rule);
+            let examined = examine(&api, &[], ONE_STEP);
+            let code = if barred == 2 {
+                "no_epmd"
+            } else {
+                "loopback_barred"
+            };
+            let finding = host_finding(&examined, code);
+            assert_eq!(finding["result"], if barred == 2 { "fail" } else { "warn" });
+            assert!(!examined.text.contains("end it"), "{}", examined.text);
+            let remedy = remedy_of(finding).to_owned();
+            for line in remedy
+                .lines()
+                .filter(|line| line.trim_start().starts_with("nft "))
+            {
+                does(&api, line);
+            }
+            let examined = examine(&api, &[], ONE_STEP);
+            assert!(
+                !examined.text.contains("loopback address"),
+                "{}",
+                examined.text
+            );
+            assert_eq!(examined.status, 0, "{}", examined.text);
+        }
+    }
+}
+
+#[test]
+fn our_own_epmd_that_is_stopped_or_has_no_loopback_is_not_to_be_ended() {
+    let [api] = network(["api"]);
+    let there = Service::start(&api, "");
+    there.signal(nix::sys::signal::Signal::SIGSTOP);
+    let examined = examine(&api, &[], 2 * ONE_STEP);
+    let finding = host_finding(&examined, "no_epmd");
+    assert_has(
+        finding["message"].as_str().unwrap(),
+        &["hardened-epmd) listens on", "is stopped"],
+    );
+    let remedy = remedy_of(finding).to_owned();
+    assert!(!remedy.contains("end it"), "{remedy}");
+    does(&api, line_of(&remedy, "ps "));
+    there.signal(nix::sys::signal::Signal::SIGCONT);
+    assert_eq!(examine(&api, &[], ONE_STEP).status, 0);
+}
+
+#[test]
+fn an_epmd_of_a_socket_unit_without_loopback_is_asked_where_it_listens() {
+    let [api] = network(["api"]);
+    // What this version makes of it, adding loopback or not, is the daemon's; the doctor finds it.
+    let listener = api.hold_port(api.v4());
+    let activate = "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 </dev/null; exec \"$@\"";
+    let mut command = Epmd::Ours.wrapped(&["sh", "-c", activate, "sh"]);
+    command.arg("-systemd").stderr(Stdio::null());
+    let mut epmd = api.spawn(command.stdin(std::os::fd::OwnedFd::from(listener)));
+    wait_for("the daemon to answer", || {
+        let stream = api.try_connect(api.v4()).ok()?;
+        matches!(common::wire::ask(stream, &frame(b"n")), Answer::Bytes(_)).then_some(())
+    });
+    let examined = examine(&api, &[], ONE_STEP);
+    assert_eq!(examined.status, 0, "{}", examined.text);
+    assert!(
+        examined.host().contains(&"epmd ok".to_owned()),
+        "{}",
+        examined.text
+    );
+    assert!(!examined.text.contains("end it"), "{}", examined.text);
+    epmd.kill().unwrap();
+    epmd.wait().unwrap();
+}
+
+#[test]
+fn whom_the_lists_let_in_is_told_by_the_place_that_counts() {
+    let [api] = network(["api"]);
+    let halves = "[\"0.0.0.0/1\", \"128.0.0.0/1\"]";
+    let told = |host: &Host| {
+        let examined = examine(host, &[], ONE_STEP);
+        let finding = host_finding(&examined, "epmd_serves_everyone");
+        assert_eq!(
+            (&finding["check"], &finding["result"]),
+            (&"config".into(), &"warn".into())
+        );
+        let message = finding["message"].as_str().unwrap();
+        format!("{message}\n{}", remedy_of(finding))
+    };
+    let there = Service::start(&api, "");
+    for (file, says) in [
+        (
+            format!("[access]\nallow = {halves}\n"),
+            ["access.allow admits everyone", "  allow = ["],
+        ),
+        (
+            format!("[access]\nlist = {halves}\n"),
+            ["access.list admits everyone", "  list = ["],
+        ),
+        (
+            format!("[access.node.\"a.b\"]\nallow = {halves}\n"),
+            ["the port of \"a.b\"", "  [access.node.\"a.b\"]"],
+        ),
+    ] {
+        there.reload(&file);
+        let told = told(&api);
+        assert_has(&told, &says);
+        // What it says to write there in its place is taken, and is the end of it.
+        let lines: String = told
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        there.reload(&lines);
+        let examined = examine(&api, &[], ONE_STEP);
+        assert!(
+            !examined.text.contains("whoever reaches it"),
+            "{}",
+            examined.text
+        );
+    }
+    drop(there);
+    for (variable, argument, says) in [
+        (Some("*"), None, "EPMD_ALLOW says it"),
+        (None, Some("*"), "-allow says it"),
+    ] {
+        let mut launch = Launch::on(&api).config("[access]\nallow = [\"10.77.0.2\"]\n");
+        if let Some(value) = variable {
+            launch = launch.variable("EPMD_ALLOW", value);
+        }
+        if let Some(value) = argument {
+            launch = launch.arguments(&["-allow", value]);
+        }
+        let _there = launch.start();
+        assert_has(&told(&api), &[says]);
+    }
+}
+
+#[test]
+fn a_port_that_stands_in_the_file_alone_is_a_warning() {
+    let [api] = network(["api"]);
+    let file = api.file("moved.toml");
+    std::fs::write(&file, "port = 4370\n").unwrap();
+    let file = file.to_str().unwrap();
+    let mut command = Epmd::Ours.command();
+    let mut moved = api.spawn(command.args(["-config", file]).stderr(Stdio::null()));
+    wait_for("the daemon", || {
+        api.enter(|| TcpStream::connect(("127.0.0.1", 4370))).ok()
+    });
+    let examined = examine_with(&api, &["-config", file], &[], ONE_STEP);
+    let finding = host_finding(&examined, "port_only_in_file");
+    assert_eq!((&finding["result"], examined.status), (&"warn".into(), 0));
+    let variable = line_of(remedy_of(finding), "ERL_EPMD_PORT=").trim();
+    // With the variable, the nodes ask there, and so do all that is asked by them.
+    let wrapper = ["env", variable];
+    let examined = examine_by(&api, &wrapper, &["-config", file], &[], ONE_STEP);
+    assert!(
+        !examined.text.contains("alone, which nodes"),
+        "{}",
+        examined.text
+    );
+    assert_eq!(examined.host()[0], "listen ok");
+    moved.kill().unwrap();
+    moved.wait().unwrap();
+}
+
+/// The doctor as a user with no rights, who may run and read this copy of the program.
+fn as_nobody(host: &Host) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let copy = host.file("epmd");
+    if !copy.exists() {
+        std::fs::copy(Epmd::Ours.path(), &copy).unwrap();
+        let open = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(host.file(""), open).unwrap();
+    }
+    [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+#[test]
+fn a_settings_file_of_another_user_is_no_failure() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let [api] = network(["api"]);
+    let there = Service::start(&api, "");
+    let secret = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(there.config(), secret).unwrap();
+    let mut command = Command::new("setpriv");
+    command
+        .args(&as_nobody(&api)[1..])
+        .arg(api.file("epmd"))
+        .env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    let said = api.run(
+        command
+            .env("EPMD_CONFIG", there.config())
+            .args(["-doctor", "-json"]),
+    );
+    let json: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(said.status, Some(0), "{json}");
+    let codes: Vec<_> = json["host"].as_array().unwrap().iter().map(brief).collect();
+    assert!(
+        codes.contains(&"config warn config_unreadable".to_owned()),
+        "{codes:?}"
+    );
+    assert!(!said.stdout.contains("will not start"), "{json}");
+    // To whom the daemon tells it, it is known all the same.
+    let own = examine_with(&api, &["-config", there.config()], &[], ONE_STEP);
+    assert_has(&own.text, &["in force, from "]);
+}
+
+#[test]
+fn without_threads_a_large_stack_or_proc_it_finds_the_same() {
+    let [api, dashboard] = network(["api", "dashboard"]);
+    let _there = Running::serving(Epmd::Ours, &api);
+    let _node = Registered::on(&api, "gratwifi", api.v4());
+    let nobody = as_nobody(&dashboard);
+    let copy = dashboard.file("epmd");
+    let copy = copy.to_str().unwrap();
+    let mut command = Command::new(&nobody[0]);
+    command
+        .args(&nobody[1..])
+        .args(["prlimit", "--nproc=1", copy]);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    let said = dashboard.run(command.args(["-doctor", NODE]));
+    assert_has(&said.stdout, &["reachable: 10.77.0.1 port 9100"]);
+    for _ in 0..20 {
+        let small = ["prlimit", "--stack=65536"];
+        let mut command = Epmd::Ours.wrapped(&small);
+        let said = dashboard.run(command.args(["-doctor", NODE, "a@nowhere.test"]));
+        assert_has(&said.stdout, &["reachable: 10.77.0.1 port 9100"]);
+    }
+    // A host whose /proc is another file system.
+    let no_proc = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /proc && exec \"$@\"",
+        "sh",
+    ];
+    let examined = examine_by(&api, &no_proc, &[], &[NODE], ONE_STEP);
+    assert_eq!(examined.json["nodes"][0]["verdict"], "reachable");
+    let host = examined.host();
+    assert_eq!(
+        host[..3],
+        ["listen ok", "listen warn not_looked_at", "epmd ok"],
+        "{}",
+        examined.text
+    );
+    assert_eq!(examined.status, 0, "{}", examined.text);
+    let remedy = remedy_of(host_finding(&examined, "not_looked_at"));
+    let mounts = line_of(remedy, "mount ").trim();
+    let script = format!("mount -t tmpfs none /proc && {mounts} && exec \"$@\"");
+    let mounted = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    let examined = examine_by(&api, &mounted, &[], &[NODE], ONE_STEP);
+    assert!(
+        !examined.text.contains("could not be looked at"),
+        "{}",
+        examined.text
+    );
+}
+
+#[test]
+fn names_of_strangers_are_printed_in_nothing_but_what_is_seen() {
+    let [api] = network(["api"]);
+    let _there = Service::start(&api, "");
+    let odd = [
+        "\u{202e}gnp",
+        "a\u{200b}b",
+        "\u{2066}x",
+        "a\u{fe0f}",
+        "\u{34f}y",
+    ];
+    let _held: Vec<_> = odd
+        .iter()
+        .map(|name| register(api.connect(IpAddr::from([127, 0, 0, 1])), &Node::new(name)).held())
+        .collect();
+    let examined = examine(&api, &["\u{202e}gnp@api.test"], ONE_STEP);
+    assert_has(&examined.text, &["\\u{202e}gnp@api.test: "]);
+    let json = api
+        .run(Epmd::Ours.command().args(["-doctor", "-json"]))
+        .stdout;
+    let status = api.run(Epmd::Ours.command().arg("-status")).stdout;
+    let status_json = api
+        .run(Epmd::Ours.command().args(["-status", "-json"]))
+        .stdout;
+    let unseen = ['\u{202e}', '\u{200b}', '\u{2066}', '\u{fe0f}', '\u{34f}'];
+    for shown in [&examined.text, &json, &status, &status_json] {
+        assert!(!shown.contains(unseen), "{shown}");
+    }
+    let told: Value = serde_json::from_str(&status_json).unwrap();
+    let names = told["registrations"].as_array().unwrap();
+    for name in odd {
+        assert!(names.iter().any(|told| told["name"] == name), "{names:?}");
+    }
+    // Scripts compare with what they know: the list is stock's, byte for byte.
+    let listed = api.run(Epmd::Ours.command().arg("-names")).stdout;
+    for name in odd {
+        assert_has(&listed, &[&format!("name {name} at port ")]);
+    }
 }

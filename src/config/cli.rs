@@ -44,10 +44,12 @@ pub enum Command {
     CheckConfig,
     /// `-names`.
     Names,
-    /// `-doctor [Node@Host ...]`.
+    /// `-doctor [Node@Host[:Port] ...]`.
     Doctor {
         /// The nodes, each once.
         targets: Vec<Target>,
+        /// `-proto_dist inet6_tcp`: over IPv6 first.
+        over_ipv6: bool,
         /// `-json`.
         json: bool,
     },
@@ -233,6 +235,7 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
     };
     let json = with("json", &["doctor", "status", "refused"])?;
     with("since", &["refused"])?;
+    with("proto_dist", &["doctor"])?;
     let takes_over = takeover(matches)?;
     let Some(option) = option else {
         let mode = mode(matches)?;
@@ -249,6 +252,7 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
         "check_config" => Command::CheckConfig,
         "doctor" => Command::Doctor {
             targets: targets(&matches.free)?,
+            over_ipv6: over_ipv6(matches)?,
             json,
         },
         "status" => Command::Status { json },
@@ -277,6 +281,18 @@ fn targets(words: &[String]) -> Result<Vec<Target>, CommandLineError> {
         }
     }
     Ok(targets)
+}
+
+/// Whether the nodes that are asked about use IPv6, by erl's own option.
+fn over_ipv6(matches: &Matches) -> Result<bool, CommandLineError> {
+    match matches.opt_strs("proto_dist").pop().as_deref() {
+        None | Some("inet_tcp" | "inet_tls") => Ok(false),
+        Some("inet6_tcp" | "inet6_tls") => Ok(true),
+        Some(other) => Err(CommandLineError::new(format!(
+            "\"-proto_dist\" is {}; expected inet_tcp or inet6_tcp",
+            quote(other)
+        ))),
+    }
 }
 
 /// The one command that was given.
@@ -482,6 +498,7 @@ mod tests {
     fn the_doctor_takes_nodes() {
         let doctor = |nodes: &[&str], json| Command::Doctor {
             targets: nodes.iter().map(|n| Target::parse(n).unwrap()).collect(),
+            over_ipv6: false,
             json,
         };
         assert_eq!(command_of(&["-doctor"]), doctor(&[], false));
@@ -492,6 +509,11 @@ mod tests {
         ] {
             assert_eq!(command_of(args), doctor(&["a@h", "b@h"], true));
         }
+        let over = |proto: &str| match command_of(&["-doctor", "-proto_dist", proto, "a@h"]) {
+            Command::Doctor { over_ipv6, .. } => over_ipv6,
+            other => panic!("{other:?}"),
+        };
+        assert!(over("inet6_tcp") && !over("inet_tcp"));
     }
 
     #[test]
@@ -503,6 +525,14 @@ mod tests {
             ),
             (&["-bogus", "-doctor"], "\"-bogus\" is an unknown option"),
             (&["-doctor", "a"], "\"a\" is no node; expected NAME@HOST"),
+            (
+                &["-doctor", "a@h:x"],
+                "\"a@h:x\" has no port behind the host; expected NAME@HOST:PORT with a port from 1 to 65535",
+            ),
+            (
+                &["-doctor", "-proto_dist", "quic"],
+                "\"-proto_dist\" is \"quic\"; expected inet_tcp or inet6_tcp",
+            ),
             (&["-doctor", "-port"], "\"-port\" needs a value"),
             (&["-doctor", "-json=x"], "\"-json\" takes no value"),
             (
@@ -517,6 +547,7 @@ mod tests {
             &["-port", "-doctor", "x"][..],
             &["-stop", "-doctor", "x"],
             &["-json"],
+            &["-proto_dist", "inet6_tcp"],
         ] {
             assert_eq!(parse(args).unwrap_err().exit(), Exit::Failure, "{args:?}");
         }

@@ -161,6 +161,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         stock: false,
     },
     OptionSpec {
+        name: "proto_dist",
+        short: None,
+        value: Some("Proto"),
+        operands: None,
+        section: Section::Regular,
+        brief: "With -doctor: examine nodes that are started with this option of erl's, inet_tcp or \
+                inet6_tcp.",
+        more: "With inet6_tcp, IPv6 is asked first where a host has both.",
+        stock: false,
+    },
+    OptionSpec {
         name: "packet_timeout",
         short: None,
         value: Some("Seconds"),
@@ -255,12 +266,13 @@ pub const OPTIONS: &[OptionSpec] = &[
         name: "doctor",
         short: None,
         value: None,
-        operands: Some("Node@Host ..."),
+        operands: Some("Node@Host[:Port] ..."),
         section: Section::Interactive,
         brief: "Find out why nodes don't see each other: examine this host, and the way to each of \
                 these nodes.",
-        more: "Each line begins with ok, warn or FAIL. It sends nothing but lookups, lists and \
-               connects without a byte. Status 0 if nothing fails, 1 if anything does, 2 if the \
+        more: "With a port that very port is examined, and no epmd is asked for it; an IPv6 address \
+               stands in brackets then. Each line begins with ok, warn or FAIL. It sends nothing but \
+               lookups, lists and connects without a byte. Status 0 if nothing fails, 1 if anything does, 2 if the \
                command line is wrong.",
         stock: false,
     },
@@ -476,8 +488,8 @@ mod tests {
         );
         assert!(usage.contains("\n       epmd [-d|-debug] [-port No] [-names|-started|"));
         assert!(usage.contains(
-            "\n       epmd [Option...] [-check_config|-doctor [Node@Host ...]|-status]\n\
-             \x20      epmd [Option...] [-refused|-help|-version]\n"
+            "\n       epmd [Option...] [-check_config|-doctor [Node@Host[:Port] ...]]\n\
+             \x20      epmd [Option...] [-status|-refused|-help|-version]\n"
         ));
         assert!(usage.contains("\nRegular options\n    -d\n    -debug\n        Tell every"));
         assert!(usage.contains("\nDbgExtra options\n    -packet_timeout Seconds\n"));

@@ -8,6 +8,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Errors, Problem, Text};
@@ -106,6 +109,17 @@ impl Sources {
     #[must_use]
     pub fn gives_port(&self) -> bool {
         self.options.port.is_some() || self.environment.port.is_some()
+    }
+
+    /// The file that would be read, where it is there and this user may not read it.
+    #[must_use]
+    pub fn kept_from_this_user(&self) -> Option<PathBuf> {
+        let named = self.options.config.as_deref();
+        let named = named.or(self.environment.config.as_deref());
+        let path = named.map_or_else(|| self.default_file.clone(), |name| self.folder.join(name));
+        let here = AtFlags::AT_EACCESS;
+        let may = faccessat(AT_FDCWD, &path, AccessFlags::R_OK, here);
+        (may == Err(Errno::EACCES)).then_some(path)
     }
 
     /// The file that is in force, opened and read, with its full name.

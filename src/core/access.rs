@@ -43,6 +43,30 @@ impl Networks {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
+    /// Whether it admits half of all IPv4 addresses or more, or of the IPv6 addresses that are given out
+    /// (2000::/3): most of the Internet, in one network or in many.
+    #[must_use]
+    pub fn admits_nearly_everybody(&self) -> bool {
+        /// The exponent of how many addresses 2000::/3 has.
+        const GIVEN_OUT: u32 = 125;
+        let v4: Vec<Ipv4Net> = self.v4.iter().collect();
+        let v4: u64 = Ipv4Net::aggregate(&v4)
+            .iter()
+            .map(|n| 1_u64 << (32 - n.prefix_len()))
+            .sum();
+        let v6: Vec<Ipv6Net> = self.v6.iter().collect();
+        let unicast = Ipv6Net::new_assert([0x2000, 0, 0, 0, 0, 0, 0, 0].into(), 3);
+        let v6: u128 = Ipv6Net::aggregate(&v6)
+            .iter()
+            .map(|n| match (n.contains(&unicast), unicast.contains(n)) {
+                (true, _) => 1 << GIVEN_OUT,
+                (_, true) => 1_u128 << (128 - u32::from(n.prefix_len())),
+                _ => 0,
+            })
+            .sum();
+        v4 >= 1 << 31 || v6 >= 1 << (GIVEN_OUT - 1)
+    }
+
     /// The networks in ascending order, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         let v4 = self.v4.iter().map(IpNet::V4);
@@ -328,6 +352,31 @@ mod tests {
             ("203.0.113.9", false),
         ] {
             assert_eq!(rules.may_ask(&peer(who)), may, "{who}");
+        }
+    }
+
+    #[test]
+    fn what_admits_nearly_everybody_is_known_in_whatever_pieces() {
+        let odd: Vec<String> = (0..256)
+            .step_by(2)
+            .map(|n| format!("{n}.0.0.0/8"))
+            .collect();
+        let odd: Vec<&str> = odd.iter().map(String::as_str).collect();
+        for (list, nearly) in [
+            (&["0.0.0.0/0", "::/0"][..], true),
+            (&["0.0.0.0/1", "128.0.0.0/1"], true),
+            (&["0.0.0.0/2", "64.0.0.0/2", "128.0.0.0/2"], true),
+            (&odd, true),
+            (&odd[1..], false),
+            (&["::/0"], true),
+            (&["2000::/3"], true),
+            (&["2000::/4", "10.0.0.0/8"], true),
+            (&["::/1"], true),
+            (&["8000::/1", "fd00::/8", "10.0.0.0/8"], false),
+            (&["64.0.0.0/2", "64.0.0.0/3", "65.0.0.0/8"], false),
+            (&[], false),
+        ] {
+            assert_eq!(networks(list).admits_nearly_everybody(), nearly, "{list:?}");
         }
     }
 

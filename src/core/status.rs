@@ -1,6 +1,6 @@
 //! What the daemon says of itself: one JSON object, and the same for people.
 //!
-//! Plain data and its text. Made by the daemon for whoever asks on the control socket; read by
+//! Plain data and its text, in which names are escaped: they are what any local user says. Made by the daemon for whoever asks on the control socket; read by
 //! `epmd -status` and `epmd -doctor`. Field names are a contract: the design's section on status.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+use crate::core::audit::{escape_again, escape_name};
 
 /// Where the socket is, unless systemd gave the daemon another folder of its own.
 pub const CONTROL_SOCKET: &str = "/run/epmd/control.sock";
@@ -99,7 +101,7 @@ pub struct Use {
 }
 
 /// The settings in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
     /// The file that was read.
     pub file: Option<String>,
@@ -109,6 +111,18 @@ pub struct InForce {
     pub enforce: bool,
     /// Names with lists of their own.
     pub nodes: Vec<String>,
+    /// Where `allow` comes from: `default`, `file`, `environment` or `command_line`.
+    #[serde(default)]
+    pub allow_from: String,
+    /// Networks that are refused whatever the other lists say.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// Networks that may list all names; absent where that is whoever is in `allow`.
+    #[serde(default)]
+    pub list: Option<Vec<String>>,
+    /// The networks of each name that has a list of its own.
+    #[serde(default)]
+    pub node_lists: BTreeMap<String, Vec<String>>,
     /// All settings, as `-check_config` prints them.
     pub text: String,
 }
@@ -135,9 +149,11 @@ impl fmt::Display for Status {
         writeln!(
             f,
             "epmd {}, process {}, up for {uptime}",
-            self.version, self.pid
+            escape_again(&self.version),
+            self.pid
         )?;
-        writeln!(f, "listening on {}", self.listening.join(", "))?;
+        let listening = escape_again(&self.listening.join(", "));
+        writeln!(f, "listening on {listening}")?;
         for (name, of) in [
             ("connections", self.limits.connections),
             ("registrations", self.limits.registrations),
@@ -154,7 +170,7 @@ impl fmt::Display for Status {
                 since,
             } = r;
             vec![
-                name.clone(),
+                escape_name(name.as_bytes()),
                 port.to_string(),
                 kind.clone(),
                 creation.to_string(),
@@ -180,9 +196,10 @@ impl fmt::Display for Status {
                 last,
                 count,
             } = r;
-            let what = node
-                .as_ref()
-                .map_or_else(|| operation.clone(), |n| format!("{operation} of \"{n}\""));
+            let what = node.as_ref().map_or_else(
+                || operation.clone(),
+                |n| format!("{operation} of \"{}\"", escape_again(n)),
+            );
             vec![
                 source.to_string(),
                 what,
@@ -269,6 +286,10 @@ mod tests {
                 allow: vec![],
                 enforce: true,
                 nodes: vec![],
+                allow_from: "default".into(),
+                deny: vec![],
+                list: None,
+                node_lists: BTreeMap::new(),
                 text: "file: none\n".into(),
             },
             answered: vec![],

@@ -222,6 +222,7 @@ mod tests {
                 enforce: true,
                 nodes: vec![],
                 text: String::new(),
+                ..InForce::default()
             },
             answered: vec![],
         }

@@ -1,29 +1,26 @@
 //! `epmd -refused`: the audit out of journald, a line for each source.
 //!
-//! journalctl reads the journal; this adds up. Entries are taken from the epmd service, and from
-//! processes called epmd outside of it. Decides nothing about them. Called by `main`.
+//! journalctl reads the journal; this adds up. Anybody may call a program epmd and write to the journal,
+//! so entries are taken by what journald itself says of the sender: the service's unit, or a process
+//! called epmd of root, of the daemon's user, or of the one who asks. Called by `main`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::{User, geteuid};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::core::audit::escape_again;
 use crate::core::status::{rfc3339, table};
 use crate::exit::{Exit, complain};
 
-/// Whose entries, and which: a `+` is an "or" between groups, and so are two of one field.
-const MATCHES: [&str; 7] = [
-    "_SYSTEMD_UNIT=epmd.service",
-    "EPMD_EVENT=refused",
-    "EPMD_EVENT=would_refuse",
-    "+",
-    "_COMM=epmd",
-    "EPMD_EVENT=refused",
-    "EPMD_EVENT=would_refuse",
-];
+/// The services whose entries are the daemon's.
+const UNITS: [&str; 2] = ["epmd.service", "hardened-epmd.service"];
+/// The user as which the service's unit runs it.
+const DAEMONS_USER: &str = "epmd";
 /// Of so many names at most a source's line tells each.
 const MOST_NAMES: usize = 5;
 
@@ -61,7 +58,7 @@ fn try_run(since: Option<&str>, json: bool) -> io::Result<Exit> {
         command.arg(format!("--since={since}"));
     }
     let mut child = command
-        .args(MATCHES)
+        .args(matches(&trusted_users()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -89,9 +86,32 @@ fn try_run(since: Option<&str>, json: bool) -> io::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Adds one entry of the journal.
+/// The users whose processes called epmd are believed.
+fn trusted_users() -> BTreeSet<u32> {
+    let daemons = User::from_name(DAEMONS_USER).ok().flatten();
+    [0, geteuid().as_raw()]
+        .into_iter()
+        .chain(daemons.map(|user| user.uid.as_raw()))
+        .collect()
+}
+
+/// Whose entries, and which: a `+` is an "or" between groups, and so are two of one field. All of these
+/// fields but the event's are journald's own.
+fn matches(users: &BTreeSet<u32>) -> Vec<String> {
+    let users = users.iter().map(|uid| format!("_UID={uid}"));
+    let of_units = UNITS.map(|unit| format!("_SYSTEMD_UNIT={unit}"));
+    let which = ["EPMD_EVENT=refused", "EPMD_EVENT=would_refuse"].map(str::to_owned);
+    let mut matches: Vec<_> = of_units.into_iter().chain(which.clone()).collect();
+    matches.push("+".to_owned());
+    matches.push("_COMM=epmd".to_owned());
+    matches.extend(users.chain(which));
+    matches
+}
+
+/// Adds one entry of the journal. What it says is shown, so nothing in it may move a cursor; the daemon
+/// has escaped names already.
 fn add(sources: &mut BTreeMap<Option<String>, Source>, entry: &Value) {
-    let field = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+    let field = |name: &str| entry.get(name).and_then(Value::as_str).map(escape_again);
     let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
     let micros = number("__REALTIME_TIMESTAMP").unwrap_or_default();
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros));
@@ -174,6 +194,36 @@ fn for_people(sources: &[Source]) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn entries_are_asked_for_by_what_the_sender_cannot_say() {
+        assert_eq!(
+            matches(&[0, 105].into()).join(" "),
+            "_SYSTEMD_UNIT=epmd.service _SYSTEMD_UNIT=hardened-epmd.service EPMD_EVENT=refused \
+             EPMD_EVENT=would_refuse + _COMM=epmd _UID=0 _UID=105 EPMD_EVENT=refused EPMD_EVENT=would_refuse"
+        );
+        assert!(trusted_users().contains(&0));
+    }
+
+    #[test]
+    fn no_field_of_an_entry_moves_the_cursor_or_forges_a_line() {
+        let mut sources = BTreeMap::new();
+        let forged = "x\n203.0.113.7\u{202e}\u{1b}[2J";
+        add(
+            &mut sources,
+            &json!({
+                "__REALTIME_TIMESTAMP": "1", "EPMD_PEER": forged, "EPMD_OPERATION": forged,
+                "EPMD_NODE": forged, "EPMD_REASON": forged, "EPMD_REPEATS": forged,
+            }),
+        );
+        let all: Vec<_> = sources.into_values().collect();
+        let text = for_people(&all);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let json = json_lines(&all).unwrap();
+        for shown in [text, json] {
+            assert!(!shown.contains(['\u{202e}', '\u{1b}']), "{shown}");
+        }
+    }
 
     #[test]
     fn entries_add_up_by_source() {

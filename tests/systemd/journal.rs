@@ -59,7 +59,31 @@ fn a_refusal_is_read_back_by_field() {
         }
         explanation(service, &neighbour.own());
         added_up(service, &[neighbour.own(), neighbour.own_v6()]);
+        forged(service);
     });
+}
+
+/// What another user's program of the same name writes to the journal is no refusal of the daemon's.
+fn forged(service: &Service<'_>) {
+    const FORGED: &str = "203.0.113.77";
+    service.must("cp /usr/bin/logger /tmp/epmd && chmod 755 /tmp/epmd");
+    let fields = format!(
+        "MESSAGE=x\\nSYSLOG_IDENTIFIER=epmd\\nEPMD_EVENT=refused\\nEPMD_OPERATION=lookup\\nEPMD_PEER={FORGED}\\n"
+    );
+    // journald learns the program's name where it looks before that has ended.
+    wait_for("an entry of a program called epmd", || {
+        service.must(&format!(
+            "printf '{fields}' | setpriv --reuid=65534 --clear-groups /tmp/epmd --journald"
+        ));
+        let found = service.must(&format!(
+            "journalctl --no-pager -o cat _COMM=epmd _UID=65534 EPMD_PEER={FORGED} || true"
+        ));
+        (!found.is_empty()).then_some(())
+    });
+    for table in ["/usr/bin/epmd -refused", "/usr/bin/epmd -refused -json"] {
+        let told = service.must(table);
+        assert!(!told.contains(FORGED), "{told}");
+    }
 }
 
 /// What `epmd -refused` makes of it.

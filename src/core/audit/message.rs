@@ -40,6 +40,27 @@ pub enum Origin {
     CommandLine,
 }
 
+impl Origin {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Default,
+        Self::File,
+        Self::Environment,
+        Self::CommandLine,
+    ];
+
+    /// Its name in `epmd -status -json`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::CommandLine => "command_line",
+        }
+    }
+}
+
 /// Makes the line that is due for a row, which counts as told then.
 pub(super) fn of_row(row: &mut Row, source: IpAddr, now: Duration, hint: &Hint) -> Event {
     let sum = row.take(now);
@@ -281,15 +302,32 @@ fn verb(kind: Kind) -> &'static str {
     }
 }
 
-/// A name as a key of the file: quoted where TOML wants that. Such a name stands in the file already,
-/// so it is the operator's, not a stranger's.
+/// A name, escaped, as a key of the file: quoted where TOML wants that, with TOML's escapes. Such a name
+/// stands in the file already, so it is the operator's, not a stranger's.
 fn key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.chars().all(bare) {
-        name.into()
-    } else {
-        format!("\"{name}\"")
+        return name.into();
     }
+    let mut out = String::from("\"");
+    let mut rest = name;
+    // Behind each backslash is an escape: those of one character are TOML's as well.
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        out.push_str(plain);
+        if let Some((code, behind)) = escaped.strip_prefix("u{").and_then(|e| e.split_once('}')) {
+            let _ = write!(out, "\\U{code:0>8}");
+            rest = behind;
+        } else {
+            let next = escaped.chars().next();
+            out.extend(['\\'].into_iter().chain(next));
+            rest = escaped
+                .get(next.map_or(0, char::len_utf8)..)
+                .unwrap_or_default();
+        }
+    }
+    out.push_str(rest);
+    out.push('"');
+    out
 }
 
 fn file(hint: &Hint) -> String {
@@ -323,6 +361,29 @@ mod tests {
             },
             peer: [203, 0, 113, 9].into(),
             local: [10, 0, 3, 5].into(),
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_file_is_toml_whatever_the_name() {
+        let long = "n".repeat(255);
+        for name in [
+            "wg_man",
+            "a.b",
+            "größe",
+            "\u{301}x",
+            "\u{202e}x",
+            "\"",
+            "\\",
+            "\\u{41}",
+            "\\\\u{301}",
+            "🦀\u{fe0f}",
+            &long,
+        ] {
+            let file = format!("[access.node.{}]\n", key(&escape_name(name.as_bytes())));
+            let table = toml::de::DeTable::parse(&file).unwrap();
+            let table = format!("{table:?}");
+            assert!(table.contains(&format!("{name:?}")), "{file}{table}");
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::budget::Budget;
 use super::state::Server;
 use crate::config::{self, Errors, Settings, Snapshot, Sources};
+use crate::core::access::Networks;
 use crate::core::status::InForce;
 use crate::daemon::log::Level;
 use crate::daemon::metrics::Exporter;
@@ -187,15 +188,21 @@ impl Reload {
 
 /// The settings as they are told to who asks.
 pub(super) fn in_force(settings: &Settings) -> InForce {
+    let rules = &settings.rules;
+    let shown = |networks: &Networks| networks.iter().map(|n| n.to_string()).collect();
+    let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
     InForce {
         file: settings.file.as_ref().map(|f| f.display().to_string()),
-        allow: settings.rules.allow.iter().map(|n| n.to_string()).collect(),
-        enforce: settings.rules.enforce,
-        nodes: settings
-            .rules
+        allow: shown(&rules.allow),
+        enforce: rules.enforce,
+        nodes: rules.nodes.keys().map(|n| name(n)).collect(),
+        allow_from: settings.allow_from.name().to_owned(),
+        deny: shown(&rules.deny),
+        list: rules.list.as_ref().map(shown),
+        node_lists: rules
             .nodes
-            .keys()
-            .map(|n| String::from_utf8_lossy(n).into_owned())
+            .iter()
+            .map(|(n, networks)| (name(n), shown(networks)))
             .collect(),
         text: config::show(settings),
     }

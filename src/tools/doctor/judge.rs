@@ -10,7 +10,7 @@ use crate::core::wire::{self, Found, Listing};
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Barrier {
-    /// A reset, or ICMP's "port unreachable", which the kernel shows alike.
+    /// A reset in place of an answer, or ICMP's "port unreachable", which the kernel shows alike.
     Refused,
     /// Nothing came back.
     NoAnswer,
@@ -26,6 +26,15 @@ pub(super) fn barrier(error: &io::Error) -> Barrier {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Barrier::NoAnswer,
         _ => Barrier::Unreachable,
     }
+}
+
+/// Whether a failed connect had been accepted: the other end reset it before it was looked at. A
+/// connection that was never made is refused, not reset; one that was closed and then reset breaks.
+pub(super) fn was_accepted(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
 }
 
 /// How reading an answer ended.
@@ -129,6 +138,10 @@ mod tests {
             assert_eq!(barrier(&error), expected, "{error}");
         }
         assert_eq!(barrier(&ErrorKind::TimedOut.into()), Barrier::NoAnswer);
+        for (errno, accepted) in [(ECONNRESET, true), (EPIPE, true), (ECONNREFUSED, false)] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(was_accepted(&error), accepted, "{error}");
+        }
     }
 
     #[test]

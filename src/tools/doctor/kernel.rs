@@ -21,17 +21,6 @@ pub(super) struct Listening {
     inode: u64,
 }
 
-#[cfg(test)]
-impl Listening {
-    pub(super) fn of(address: IpAddr, port: u16) -> Self {
-        Self {
-            address,
-            port,
-            inode: 0,
-        }
-    }
-}
-
 /// A process that holds a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Process {
@@ -40,18 +29,30 @@ pub(super) struct Process {
     pub(super) name: String,
 }
 
-/// Every socket of this network that listens, as far as /proc can be read.
-pub(super) fn listening() -> Vec<Listening> {
-    let mut found = Vec::new();
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        let Ok(file) = File::open(table) else {
-            continue;
-        };
-        let mut lines = BufReader::new(file).lines().map_while(Result::ok).skip(1);
-        // The kernel writes those that listen first; a busy host has ten thousands of others.
-        found.extend(std::iter::from_fn(|| parse_listening(&lines.next()?)));
-    }
-    found
+/// Every socket of this network that listens.
+///
+/// # Errors
+/// /proc can't be read, so that nothing is known: what and why.
+pub(super) fn listening() -> Result<Vec<Listening>, String> {
+    let mut found = rows("/proc/self/net/tcp", parse_listening)?;
+    // There is no such table where IPv6 is off.
+    found.extend(rows("/proc/self/net/tcp6", parse_listening).unwrap_or_default());
+    Ok(found)
+}
+
+/// Whether a UDP socket of this network has this port.
+pub(super) fn is_udp(port: u16) -> bool {
+    ["/proc/self/net/udp", "/proc/self/net/udp6"]
+        .into_iter()
+        .any(|table| rows(table, parse_unconnected).is_ok_and(|ports| ports.contains(&port)))
+}
+
+/// The first lines of a table of sockets, as long as they make sense. The kernel writes those that listen
+/// first; a busy host has ten thousands of others.
+fn rows<T>(table: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    let file = File::open(table).map_err(|error| format!("{table}: {error}"))?;
+    let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1);
+    Ok(lines.map_while(|line| parse(&line)).collect())
 }
 
 /// A line of /proc/net/tcp or tcp6, if its socket listens.
@@ -67,6 +68,18 @@ fn parse_listening(line: &str) -> Option<Listening> {
         port: u16::from_str_radix(port, 16).ok()?,
         inode: fields.get(9)?.parse().ok()?,
     })
+}
+
+/// The port of a line of /proc/net/udp or udp6; 0 for a socket that is connected, which is nobody's to
+/// send to.
+fn parse_unconnected(line: &str) -> Option<u16> {
+    const UNCONNECTED: &str = "07";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    if *fields.get(3)? != UNCONNECTED {
+        return Some(0);
+    }
+    let (_, port) = fields.get(1)?.split_once(':')?;
+    u16::from_str_radix(port, 16).ok()
 }
 
 /// An address in groups of eight digits, each a number in this machine's order of bytes.
@@ -202,6 +215,24 @@ fn has_full_name_of(arguments: &[u8]) -> Option<bool> {
     })
 }
 
+/// Whether a node runs here that needs no epmd: it was told its peers' ports (`-erl_epmd_port`,
+/// ERL_DIST_PORT) or whom else to ask (`-epmd_module`).
+pub(super) fn a_node_needs_no_epmd() -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.map(|entry| entry.path()).any(|process| {
+        let read = |file: &str| fs::read(process.join(file)).unwrap_or_default();
+        read("comm").starts_with(b"beam") && needs_no_epmd(&read("cmdline"), &read("environ"))
+    })
+}
+
+fn needs_no_epmd(arguments: &[u8], variables: &[u8]) -> bool {
+    let told = |word: &[u8]| matches!(word, b"-erl_epmd_port" | b"-epmd_module");
+    arguments.split(|&b| b == 0).any(told)
+        || variables
+            .split(|&b| b == 0)
+            .any(|variable| variable.starts_with(b"ERL_DIST_PORT="))
+}
+
 /// Whether the host with this address answers on the link (ARP), where it is on one of this host's
 /// links and was asked: `Some(false)` is a host that is down, or not there.
 pub(super) fn is_there(address: IpAddr) -> Option<bool> {
@@ -247,7 +278,7 @@ mod tests {
     fn who_listens_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let all = listening();
+        let all = listening().unwrap();
         let socket = all
             .iter()
             .find(|s| (s.address, s.port) == (address.ip(), address.port()))
@@ -275,6 +306,27 @@ mod tests {
         assert_eq!(has_full_name_of(b"beam\0-name\0a@b.c\0"), Some(true));
         assert_eq!(has_full_name_of(b"beam\0-sname\0a"), Some(false));
         assert_eq!(has_full_name_of(b"beam\0-noname\0"), None);
+    }
+
+    #[test]
+    fn a_node_that_needs_no_epmd_is_told_by_how_it_was_started() {
+        assert!(needs_no_epmd(b"beam\0-erl_epmd_port\09100", b""));
+        assert!(needs_no_epmd(b"beam\0-epmd_module\0x", b""));
+        assert!(needs_no_epmd(b"beam", b"A=1\0ERL_DIST_PORT=9100\0"));
+        assert!(!needs_no_epmd(
+            b"beam\0-sname\0-erl_epmd_ports",
+            b"XERL_DIST_PORT=1"
+        ));
+    }
+
+    #[test]
+    fn a_port_of_udp_is_found() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert!(is_udp(port));
+        drop(socket);
+        assert!(!is_udp(port));
+        assert!(rows("/proc/self/net/nothing", parse_listening).is_err());
     }
 
     #[test]

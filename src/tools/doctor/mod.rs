@@ -4,20 +4,30 @@
 //! works with any epmd and from any host; all that it sends are lookups, lists and connects without a
 //! byte. Called by `main`.
 //!
-//! - `node`: one of them, step by step; `host`: this host.
+//! - `node`: one of them, step by step; `host`: this host, with `listens` (its epmd), `settings` (whom that
+//!   serves), `name` (its own name) and `ports` (its nodes' ports).
+//! - `address` and `ask`: resolving, connecting and asking, side by side.
 //! - `kernel`: who listens where; `told`: what the running daemon tells.
-//! - `judge`: what errors and bytes mean; `words`: how that is said.
+//! - `judge`: what errors and bytes mean; `words` and `distribution`: how that is said.
 //! - `report`: findings, as text and JSON.
 
+mod address;
+mod ask;
+mod distribution;
 mod host;
 mod judge;
 mod kernel;
+mod listens;
+mod name;
 mod node;
+mod ports;
 mod report;
+mod settings;
 mod told;
 mod words;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -27,12 +37,17 @@ use self::host::Host;
 use self::report::{Check, Code, Finding, NodeReport, Report};
 use self::told::Told;
 use crate::config::{DEFAULT_PORT, Settings, Sources, Target};
-use crate::exit::{Exit, complain};
+use crate::exit::{Exit, complain, print};
 
 /// How long each step may take.
 const LIMIT: Duration = Duration::from_secs(2);
+/// After this time without an answer over one family, the other is asked as well, so that both are done
+/// in time.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// After which time, and how often, progress is shown on a terminal.
 const PROGRESS: Duration = Duration::from_millis(500);
+/// The stack of the thread that does the work: a settings file may be nested.
+const MAIN_STACK: usize = 2 * 1024 * 1024;
 /// How many nodes are examined at once.
 const AT_ONCE: usize = 64;
 
@@ -44,18 +59,40 @@ struct InForce {
     settings: Option<Settings>,
     /// The first mistake of environment and file, and how many more there are.
     broken: Option<(String, usize)>,
+    /// The file that would be in force, where this user may not read it.
+    unreadable: Option<PathBuf>,
     /// What the running daemon tells.
     told: Option<Told>,
+    /// Why what is at its control socket was not believed.
+    not_trusted: Option<String>,
+    /// The port that a node would ask, where the file alone says another: that one, and the file.
+    only_in_file: Option<(u16, PathBuf)>,
+    /// Whether every node that is asked about needs no epmd.
+    needs_no_epmd: bool,
 }
 
-/// Runs the checks, and prints the report.
+/// Runs the checks, and prints the report. IPv6 is asked first if `over_ipv6`.
 #[must_use]
-pub fn run(sources: &Sources, targets: &[Target], json: bool) -> Exit {
-    let in_force = match in_force(sources) {
+pub fn run(sources: &Sources, targets: &[Target], over_ipv6: bool, json: bool) -> Exit {
+    // The main thread's stack is as large as RLIMIT_STACK lets it be.
+    let act = || run_here(sources, targets, over_ipv6, json);
+    thread::scope(|scope| {
+        let made = thread::Builder::new().stack_size(MAIN_STACK);
+        match made.spawn_scoped(scope, act) {
+            Ok(made) => made.join().unwrap_or(Exit::Failure),
+            Err(_) => act(),
+        }
+    })
+}
+
+fn run_here(sources: &Sources, targets: &[Target], over_ipv6: bool, json: bool) -> Exit {
+    let mut in_force = match in_force(sources) {
         Ok(in_force) => in_force,
         Err(exit) => return exit,
     };
-    let report = examine(&in_force, targets);
+    in_force.needs_no_epmd =
+        !targets.is_empty() && targets.iter().all(|target| target.port.is_some());
+    let report = examine(&in_force, targets, over_ipv6);
     let text = match json {
         false => report.text(),
         true => match report.json() {
@@ -66,8 +103,8 @@ pub fn run(sources: &Sources, targets: &[Target], json: bool) -> Exit {
             }
         },
     };
-    let printed = io::stdout().write_all(text.as_bytes());
-    if printed.is_err() || report.fails() {
+    let printed = print(&text);
+    if printed != Exit::Success || report.fails() {
         Exit::Failure
     } else {
         Exit::Success
@@ -75,8 +112,10 @@ pub fn run(sources: &Sources, targets: &[Target], json: bool) -> Exit {
 }
 
 /// Finds out by which settings this host's epmd goes. A mistake in the command line is one in the
-/// question; in the environment or the file, it is a finding.
+/// question; in the environment or the file, it is a finding; a file that this user may not read is
+/// neither.
 fn in_force(sources: &Sources) -> Result<InForce, Exit> {
+    let mut unreadable = None;
     let (loaded, broken) = match sources.load() {
         Ok(settings) => (Some(settings), None),
         Err(errors) => {
@@ -87,24 +126,38 @@ fn in_force(sources: &Sources) -> Result<InForce, Exit> {
                 complain(errors);
                 return Err(Exit::Usage);
             }
+            let count = errors.iter().count();
+            unreadable = sources.kept_from_this_user().filter(|_| count == 1);
             let first = errors.iter().next().map(|first| first.headline());
-            let more = errors.iter().count().saturating_sub(1);
-            (None, first.map(|first| (first, more)))
+            let broken = first.map(|first| (first, count.saturating_sub(1)));
+            (None, broken.filter(|_| unreadable.is_none()))
         }
     };
     let port = sources.client_port().map_or(DEFAULT_PORT, |(port, _)| port);
+    let (told, not_trusted) = match told::ask_the_daemon() {
+        Ok(told) => (told, None),
+        Err(why) => (None, Some(why)),
+    };
     // Who asks about another port asks about another epmd.
-    let told = told::ask_the_daemon().filter(|t| !sources.gives_port() || t.ports.contains(&port));
+    let told = told.filter(|t| !sources.gives_port() || t.ports.contains(&port));
     let port = match &told {
         Some(told) if !told.ports.contains(&port) => told.settings.port,
         _ => port,
     };
+    let only_in_file = loaded
+        .as_ref()
+        .filter(|s| !sources.gives_port() && s.port == port && port != DEFAULT_PORT)
+        .and_then(|settings| Some((DEFAULT_PORT, settings.file.clone()?)));
     let settings = told.as_ref().map(|told| told.settings.clone()).or(loaded);
     Ok(InForce {
         port,
         settings,
         broken,
+        unreadable,
         told,
+        not_trusted,
+        only_in_file,
+        needs_no_epmd: false,
     })
 }
 
@@ -115,7 +168,7 @@ enum Done {
 }
 
 /// Runs all checks side by side.
-fn examine(in_force: &InForce, targets: &[Target]) -> Report {
+fn examine(in_force: &InForce, targets: &[Target], over_ipv6: bool) -> Report {
     let next = AtomicUsize::new(0);
     // Worker 0 begins with this host; each takes nodes as long as there are any.
     let work = |worker: usize, done: Sender<Done>| {
@@ -127,18 +180,22 @@ fn examine(in_force: &InForce, targets: &[Target]) -> Report {
             let Some(target) = targets.get(index) else {
                 return;
             };
-            let _ = done.send(Done::Node(index, node::examine(target, in_force.port)));
+            let _ = done.send(Done::Node(
+                index,
+                node::examine(target, in_force.port, over_ipv6),
+            ));
         }
     };
     let (sender, receiver) = mpsc::channel();
+    let work = &work;
     thread::scope(|scope| {
         for worker in 1..=targets.len().min(AT_ONCE) {
             let sender = sender.clone();
             // With fewer threads it takes longer, and that is all.
-            let _ = thread::Builder::new().spawn_scoped(scope, move || work(worker, sender));
+            let _ = ask::thread().spawn_scoped(scope, move || work(worker, sender));
         }
         let first = sender.clone();
-        if thread::Builder::new()
+        if ask::thread()
             .spawn_scoped(scope, || work(0, first))
             .is_err()
         {
@@ -230,7 +287,7 @@ fn short_name(target: &Target, other: &str) -> Finding {
         Code::ShortName,
         format!(
             "{} is a {own} host name, and {other} has a {others} one: nodes of the two kinds refuse each other",
-            target.host
+            target.host,
         ),
         "Start all nodes with -name and full names (NAME@HOST.DOMAIN), or all with -sname and short ones.",
     )

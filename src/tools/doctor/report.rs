@@ -4,9 +4,11 @@
 //! nothing itself. Filled by `host` and `node`, put together and shown by `doctor`.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
+
+use super::address::Address;
+use crate::core::audit::{escape, escape_json};
 
 /// What was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,6 +78,22 @@ pub(super) enum Code {
     DistributionNotListening,
     /// The settings are wrong.
     ConfigError,
+    /// The node's port answers at one of its host's two families of addresses alone.
+    OneFamilyOnly,
+    /// This host's own name has no address.
+    OwnNameUnresolved,
+    /// This host's own name is another host's address, or none that nodes ask for.
+    OwnNameElsewhere,
+    /// The port of the file is none that nodes ask.
+    PortOnlyInFile,
+    /// The settings file is not this user's to read, and no daemon tells what is in force.
+    ConfigUnreadable,
+    /// This host's epmd answers on one loopback address, and something bars the other.
+    LoopbackBarred,
+    /// Something of this host could not be looked at.
+    NotLookedAt,
+    /// What answers on the control socket, or could, is not to be believed.
+    ControlNotTrusted,
 }
 
 /// A node's verdict: the first thing that fails, or `reachable`.
@@ -183,7 +201,7 @@ pub(super) struct NodeReport {
     /// As it was asked for.
     pub(super) node: String,
     /// The address that was examined, where its name has one.
-    pub(super) address: Option<IpAddr>,
+    pub(super) address: Option<Address>,
     /// The whole in one word.
     pub(super) verdict: Verdict,
     /// One by one, in the order in which they were made.
@@ -192,7 +210,7 @@ pub(super) struct NodeReport {
 
 impl NodeReport {
     /// With its verdict, which follows from the findings.
-    pub(super) fn new(node: String, address: Option<IpAddr>, checks: Vec<Finding>) -> Self {
+    pub(super) fn new(node: String, address: Option<Address>, checks: Vec<Finding>) -> Self {
         let failed = checks.iter().find(|f| f.result == Grade::Fail);
         let verdict = failed.and_then(|f| f.code);
         Self {
@@ -230,8 +248,9 @@ impl Report {
             finding.show("this host", &mut text);
         }
         for node in &self.nodes {
+            let subject = escape(node.node.as_bytes());
             for finding in &node.checks {
-                finding.show(&node.node, &mut text);
+                finding.show(&subject, &mut text);
             }
         }
         text
@@ -242,7 +261,7 @@ impl Report {
     /// # Errors
     /// None that these types can cause.
     pub(super) fn json(&self) -> serde_json::Result<String> {
-        let mut text = serde_json::to_string(self)?;
+        let mut text = escape_json(&serde_json::to_string(self)?);
         text.push('\n');
         Ok(text)
     }
@@ -251,9 +270,11 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     fn report() -> Report {
-        let address = "10.77.0.1".parse().ok();
+        let address: Option<IpAddr> = "10.77.0.1".parse().ok();
+        let address = address.map(Address::from);
         let resolved = Finding::ok(Check::Resolve, "api.test is 10.77.0.1");
         let silent = Finding::fail(
             Check::Epmd,

@@ -4,24 +4,24 @@
 //! Asks on the daemon's control socket, which answers root and its own user alone; decides which peers
 //! never asked. Called by `doctor` and `host`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc;
-use std::thread;
 
 use ipnet::IpNet;
 
-use super::LIMIT;
-use crate::config::Settings;
+use crate::config::{Origin, Settings};
 use crate::core::access::{Networks, Rules};
+use crate::core::audit::escape_again;
 use crate::core::status::{MAX_ANSWERED, Status};
-use crate::tools::control;
+use crate::tools::control::{self, Unasked};
 
 /// What a running daemon of ours tells.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     /// The ports on which it listens for requests: one, unless systemd's sockets have several.
     pub(super) ports: BTreeSet<u16>,
+    /// The addresses on which it listens.
+    pub(super) addresses: Vec<IpAddr>,
     /// The file and the main rules that are in force; the rest is not told.
     pub(super) settings: Settings,
     /// Every source that has asked anything since the start; `None` where there were more than the
@@ -31,50 +31,66 @@ pub(super) struct Told {
 
 /// Asks the running daemon; `None` where none tells this user, or not in time, or in words that this
 /// version does not know.
-pub(super) fn ask_the_daemon() -> Option<Told> {
-    let (sender, receiver) = mpsc::channel();
-    // Connecting to a daemon that hangs can't be told when to give up; the thread is left behind then.
-    let asking = thread::Builder::new().spawn(move || {
-        let _ = sender.send(control::ask());
-    });
-    asking.ok()?;
-    let answer = receiver.recv_timeout(LIMIT).ok()?.ok()?;
-    told(&serde_json::from_slice(&answer).ok()?)
+///
+/// # Errors
+/// What is there may be anybody's: what is wrong, and what to do.
+pub(super) fn ask_the_daemon() -> Result<Option<Told>, String> {
+    match control::ask() {
+        Ok(answer) => Ok(serde_json::from_slice(&answer).ok().as_ref().and_then(told)),
+        Err(Unasked::Failed(_)) => Ok(None),
+        Err(Unasked::NotTrusted(what)) => Err(escape_again(&what)),
+    }
 }
 
 /// What matters here of an answer; `None` where that makes no sense.
 fn told(status: &Status) -> Option<Told> {
-    let listening = status.listening.iter().map(|a| a.parse::<SocketAddr>());
-    let ports = listening
-        .map(|address| Some(address.ok()?.port()))
-        .collect::<Option<BTreeSet<u16>>>()?;
-    let allow = status.settings.allow.iter().map(|n| n.parse::<IpNet>());
+    let listening = status.listening.iter().map(|a| a.parse());
+    let listening: Vec<SocketAddr> = listening.collect::<Result<_, _>>().ok()?;
+    let ports: BTreeSet<u16> = listening.iter().map(SocketAddr::port).collect();
+    let in_force = &status.settings;
+    let mut nodes = HashMap::new();
+    for name in &in_force.nodes {
+        // A daemon of before did not tell what is in these.
+        let listed = in_force.node_lists.get(name).map(|list| networks(list));
+        let listed = listed.unwrap_or_else(|| Some(Networks::default()));
+        nodes.insert(name.as_bytes().into(), listed?);
+    }
     let rules = Rules {
-        allow: allow.collect::<Result<Networks, _>>().ok()?,
-        enforce: status.settings.enforce,
-        // Which names have lists of their own; what is in these is not told.
-        nodes: status
-            .settings
-            .nodes
-            .iter()
-            .map(|name| (name.as_bytes().into(), Networks::default()))
-            .collect(),
+        allow: networks(&in_force.allow)?,
+        deny: networks(&in_force.deny)?,
+        list: match &in_force.list {
+            Some(list) => Some(networks(list)?),
+            None => None,
+        },
+        nodes,
+        enforce: in_force.enforce,
         ..Rules::default()
     };
+    let allow_from = Origin::ALL
+        .into_iter()
+        .find(|origin| origin.name() == in_force.allow_from);
     let settings = Settings {
         file: status.settings.file.as_ref().map(Into::into),
         port: *ports.first()?,
         rules,
+        allow_from: allow_from.unwrap_or_default(),
         ..Settings::default()
     };
     let refused = status.refusals.iter().map(|refused| refused.source);
     let asked = (status.answered.len() < MAX_ANSWERED)
         .then(|| status.answered.iter().copied().chain(refused).collect());
+    let addresses = listening.into_iter().map(|address| address.ip());
     Some(Told {
+        addresses: addresses.collect(),
         ports,
         settings,
         asked,
     })
+}
+
+fn networks(list: &[String]) -> Option<Networks> {
+    let all = list.iter().map(|network| network.parse::<IpNet>());
+    all.collect::<Result<_, _>>().ok()
 }
 
 /// The networks of the allow-list out of which nobody ever asked. One that is an address of this host's
@@ -121,6 +137,10 @@ mod tests {
                 allow: vec!["10.0.3.0/24".to_owned()],
                 enforce: false,
                 nodes: vec!["wg_man".to_owned()],
+                allow_from: "environment".to_owned(),
+                deny: Vec::new(),
+                list: Some(vec!["::/0".to_owned()]),
+                node_lists: [("wg_man".to_owned(), vec!["10.9.0.0/16".to_owned()])].into(),
                 text: String::new(),
             },
             answered: vec![[10, 0, 3, 9].into()],
@@ -134,7 +154,10 @@ mod tests {
         assert_eq!(told.settings.port, 4369);
         assert_eq!(told.settings.file, Some("/etc/epmd.toml".into()));
         assert!(!told.settings.rules.enforce);
-        assert_eq!(told.settings.rules.nodes.len(), 1);
+        assert_eq!(told.settings.allow_from, Origin::Environment);
+        let rules = &told.settings.rules;
+        assert!(rules.nodes[&b"wg_man"[..]].contains([10, 9, 1, 1].into()));
+        assert_eq!(rules.list.as_ref().unwrap().iter().count(), 1);
         assert_eq!(told.settings.rules.allow.iter().count(), 1);
         let asked: [IpAddr; 2] = [[10, 0, 3, 9].into(), [10, 0, 3, 66].into()];
         assert_eq!(told.asked.unwrap(), asked);

@@ -1,5 +1,5 @@
-//! What a node's failures are called, and what to do about each: sentences that name hosts and
-//! addresses.
+//! What the failures on the way to a node's epmd are called, and what to do about each: sentences that
+//! name hosts and addresses.
 //!
 //! Verdicts in, findings out. A remedy is a command to run, or a line to add, and says where. It looks
 //! at nothing. Called by `node`.
@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use super::LIMIT;
+use super::address::{Address, is_link_local};
 use super::judge::Barrier;
 use super::report::{Check, Code, Finding};
 use crate::config::Target;
@@ -14,6 +15,8 @@ use crate::core::audit::{escape, escape_name};
 
 /// How many registered names are shown; the rest is counted.
 const MOST_NAMES: usize = 20;
+/// Of so many links each is shown as a way to complete an address.
+const MOST_LINKS: usize = 5;
 /// How many bytes of an answer are shown that no epmd gives.
 const MOST_BYTES: usize = 32;
 
@@ -23,7 +26,9 @@ pub(super) struct Place<'a> {
     /// The node.
     pub(super) target: &'a Target,
     /// The address that is examined.
-    pub(super) address: IpAddr,
+    pub(super) address: Address,
+    /// One of the other family, where its name has one.
+    pub(super) spare: Option<Address>,
     /// epmd's port.
     pub(super) port: u16,
     /// This host's address towards it; `None` where there is no route.
@@ -33,19 +38,46 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn host(&self) -> &str {
+    pub(super) fn host(&self) -> &str {
         &self.target.host
     }
 
     /// This host's address, for a command or a line to be added.
-    fn us(&self) -> String {
+    pub(super) fn us(&self) -> String {
         self.from
             .map_or_else(|| "THIS_HOSTS_ADDRESS".to_owned(), |from| from.to_string())
     }
 
+    /// Where `listen` must change for this address to be listened on.
+    fn listen(&self) -> String {
+        if is_link_local(self.address.ip) {
+            return "take it away there, so that it listens on every address".to_owned();
+        }
+        let Address { ip, .. } = self.address;
+        format!("add {ip} to it (listen = [\"{ip}\"]), or take it away")
+    }
+
+    /// The node, with its own port to be filled in.
+    fn with_port(&self) -> String {
+        let Target { name, host, .. } = self.target;
+        let host = match host.contains(':') {
+            true => format!("[{host}]"),
+            false => host.clone(),
+        };
+        format!("{}@{host}:PORT", escape(name.as_bytes()))
+    }
+
+    /// The address for `ip route get`.
+    fn route(&self) -> String {
+        match self.address.link() {
+            Some(link) => format!("{} oif {link}", self.address.ip),
+            None => self.address.ip.to_string(),
+        }
+    }
+
     /// The rule that admits this host to a port.
-    fn rule(&self, port: u16) -> String {
-        let family = if self.address.is_ipv4() { "ip" } else { "ip6" };
+    pub(super) fn rule(&self, port: u16) -> String {
+        let family = if self.address.is_ipv6() { "ip6" } else { "ip" };
         format!(
             "nft insert rule inet filter input {family} saddr {} tcp dport {port} accept",
             self.us()
@@ -53,7 +85,7 @@ impl Place<'_> {
     }
 
     /// How to find out where packets get lost.
-    fn where_lost(&self, port: u16) -> String {
+    pub(super) fn where_lost(&self, port: u16) -> String {
         let (host, us) = (self.host(), self.us());
         format!(
             "See on {host} whether they arrive, while this host tries again:\n  \
@@ -63,6 +95,14 @@ impl Place<'_> {
              If not, it is a rule on this host (nft list ruleset) or on the way: a router, a security group, a VPN.",
             self.rule(port)
         )
+    }
+
+    /// The same where nothing of its host has answered yet.
+    pub(super) fn link_unless_asked(&self) -> String {
+        match self.target.port {
+            None => String::new(),
+            Some(_) => self.link(),
+        }
     }
 
     /// What the link says of a host that does not answer.
@@ -79,8 +119,135 @@ impl Place<'_> {
     }
 }
 
-/// No connection to the epmd.
-pub(super) fn epmd_barred(place: &Place<'_>, barrier: Barrier, why: &str) -> Finding {
+/// The host's name has no address.
+pub(super) fn unresolved(host: &str, why: &str) -> Finding {
+    let suffix = if host.contains('.') {
+        ""
+    } else {
+        "\nA short name also needs a search domain in /etc/resolv.conf, where DNS knows the full one only."
+    };
+    Finding::fail(
+        Check::Resolve,
+        Code::Unresolved,
+        format!("{host} has no address on this host: {why}"),
+        format!(
+            "Put it into DNS, or into /etc/hosts of this host, as a line\n  \
+             ADDRESS {host}\n\
+             and see what comes of it by\n  \
+             getent ahosts {host}{suffix}"
+        ),
+    )
+}
+
+/// What the name leads to.
+pub(super) fn resolved(host: &str, address: Address, others: &[Address]) -> Finding {
+    if host.contains(':') || host.parse::<IpAddr>().is_ok() {
+        return Finding::ok(Check::Resolve, format!("{host} is an address"));
+    }
+    let others: Vec<_> = others.iter().map(ToString::to_string).collect();
+    let also = match others.as_slice() {
+        [] => String::new(),
+        others => format!(
+            " (also {}, which nodes use where they are told to)",
+            others.join(", ")
+        ),
+    };
+    let message = format!("{host} is {address}{also}");
+    if !address.ip.is_loopback() || host == "localhost" {
+        return Finding::ok(Check::Resolve, message);
+    }
+    Finding::warn(
+        Check::Resolve,
+        Code::NameResolvesToLoopback,
+        format!("{message}: this very host, whatever host {host} is"),
+        format!(
+            "If {host} is another host, its line in /etc/hosts must have that host's address.\n\
+             If it is this one, that is how Debian sets it up: fine for nodes of this host, but other hosts must \
+             get an address of this host's that they can reach, from DNS or from their /etc/hosts."
+        ),
+    )
+}
+
+/// A link-local address, and not on which link.
+pub(super) fn no_zone(place: &Place<'_>, links: &[String]) -> Finding {
+    let Place {
+        address, target, ..
+    } = place;
+    let (check, code) = match target.port {
+        None => (Check::Epmd, Code::EpmdUnreachable),
+        Some(_) => (Check::Distribution, Code::DistributionUnreachable),
+    };
+    let with_its_zone = |link: &String| {
+        let target = Target {
+            host: format!("{}%{link}", address.ip),
+            ..(*target).clone()
+        };
+        format!("\n  epmd -doctor {target}")
+    };
+    let tries: String = links.iter().take(MOST_LINKS).map(with_its_zone).collect();
+    Finding::fail(
+        check,
+        code,
+        format!(
+            "{address} is a link-local address, and its zone is missing: each link of this host has such addresses, and \
+             which one is meant stands nowhere"
+        ),
+        format!(
+            "Say the link behind a %, which is one of{tries}\n\
+             Nodes find each other more easily by an address that needs no zone."
+        ),
+    )
+}
+
+/// The epmd answers.
+pub(super) fn answers(place: &Place<'_>) -> Finding {
+    let Place { address, port, .. } = place;
+    Finding::ok(
+        Check::Epmd,
+        format!("the epmd at {address} port {port} answers this host"),
+    )
+}
+
+/// The name is registered.
+pub(super) fn registered(distribution: u16) -> Finding {
+    Finding::ok(
+        Check::Lookup,
+        format!("registered, with the distribution port {distribution}"),
+    )
+}
+
+/// Which nodes use addresses of this family, in words, and which option that is.
+pub(super) fn nodes_of(address: Address) -> &'static str {
+    if address.is_ipv6() {
+        "nodes that are started with `-proto_dist inet6_tcp`"
+    } else {
+        "nodes that are started without `-proto_dist inet6_tcp`"
+    }
+}
+
+pub(super) const fn family(address: Address) -> &'static str {
+    if address.is_ipv6() { "IPv6" } else { "IPv4" }
+}
+
+/// No connection to the epmd; `over_spare` is whether it answers at the address of the other family.
+pub(super) fn epmd_barred(
+    place: &Place<'_>,
+    barrier: Barrier,
+    why: &str,
+    over_spare: bool,
+) -> Finding {
+    let mut finding = epmd_barred_at(place, barrier, why);
+    if let (Some(spare), Some(remedy), true) = (place.spare, &mut finding.remedy, over_spare) {
+        remedy.push_str(&format!(
+            "\nOver {} ({spare}) it answers: {} find each other.",
+            family(spare),
+            nodes_of(spare)
+        ));
+    }
+    finding
+}
+
+fn epmd_barred_at(place: &Place<'_>, barrier: Barrier, why: &str) -> Finding {
     let Place { address, port, .. } = place;
     let host = place.host();
     let (code, message, remedy) = match barrier {
@@ -104,10 +271,14 @@ pub(super) fn epmd_barred(place: &Place<'_>, barrier: Barrier, why: &str) -> Fin
                 "See on {host} whether an epmd runs, and on which addresses it listens:\n  \
                  ss -ltnp 'sport = :{port}'\n\
                  On 127.0.0.1 alone: ERL_EPMD_ADDRESS, -address, epmd.socket, or listen in /etc/epmd.toml binds it there; \
-                 add {address} to it (listen = [\"{address}\"]), or take it away, and restart that epmd.\n\
-                 Nothing there: start it (systemctl start epmd).\n\
+                 {}, and restart that epmd.\n\
+                 Nothing there: start it (systemctl start epmd). Where that host has none on purpose (-erl_epmd_port, \
+                 ERL_DIST_PORT), ask for the node's own port:\n  \
+                 epmd -doctor {}\n\
                  On {address}, 0.0.0.0 or [::]: a rule rejects this host; admit it, for example by\n  \
                  {}",
+                place.listen(),
+                place.with_port(),
                 place.rule(*port)
             ),
         ),
@@ -118,9 +289,10 @@ pub(super) fn epmd_barred(place: &Place<'_>, barrier: Barrier, why: &str) -> Fin
                  says so; {host}'s epmd was never asked"
             ),
             format!(
-                "See how this host gets there:\n  ip route get {address}\n\
+                "See how this host gets there:\n  ip route get {}\n\
                  If there is a way, a rule on it refuses port {port} (nft list ruleset, here and on {host}); \
                  admit this host there, for example by\n  {}",
+                place.route(),
                 place.rule(*port)
             ),
         ),
@@ -147,7 +319,8 @@ pub(super) fn epmd_silent(place: &Place<'_>) -> Finding {
     )
 }
 
-/// It closed without a byte.
+/// It closed without a byte. Ours does that to whom its lists don't admit; so does whatever accepts
+/// for somebody who is not there.
 pub(super) fn epmd_refuses(place: &Place<'_>) -> Finding {
     let Place {
         address,
@@ -161,21 +334,30 @@ pub(super) fn epmd_refuses(place: &Place<'_>) -> Finding {
         Check::Epmd,
         Code::EpmdRefusesUs,
         format!(
-            "{address} accepted the connection to port {port}, and closed it without an answer: the epmd of {host} \
-             refuses lookups of \"{}\" from this host's address {us}, by its allow-list",
+            "{address} accepted the connection to port {port}, and closed it without an answer: most likely the epmd of {host} \
+             refuses lookups of \"{}\" from this host's address {us}, by its allow-list; or something in front of it \
+             accepts for an epmd that is not there",
             escape_name(target.name.as_bytes())
         ),
         format!(
-            "See on {host} why:\n  \
-             journalctl -t epmd EPMD_PEER={us}\n\
-             and admit this host in /etc/epmd.toml there, beside what the lists hold already:\n  \
+            "See on {host} whether it is in the audit, and why:\n  \
+             epmd -refused\n  \
+             journalctl -u hardened-epmd -u epmd EPMD_PEER={us}\n\
+             not_allowed: admit this host in /etc/epmd.toml there, beside what the lists hold already (where EPMD_ALLOW \
+             or -allow is set, which counts in place of the first, there):\n  \
              [access]\n  \
              allow = [\"{us}\"]\n\
              and, where there is such a table, which counts in place of it for this name:\n  \
              [access.node.{key}]\n  \
              allow = [\"{us}\"]\n\
-             (no line under deny may cover it), then\n  \
-             epmd -check_config && systemctl reload epmd"
+             then\n  \
+             epmd -check_config && systemctl reload epmd\n\
+             denied: a line under deny there covers {us}.\n\
+             address_not_served: {address} is not among the addresses to be served there (listen, ERL_EPMD_ADDRESS).\n\
+             too_many: limits.connections or limits.per-source is reached there.\n\
+             Nothing of the kind there: what accepted is no epmd, but something in front of it, such as a load \
+             balancer or docker-proxy with nobody behind it. See what it is:\n  \
+             ss -ltnp 'sport = :{port}'"
         ),
     )
 }
@@ -243,68 +425,6 @@ pub(super) fn shown<T: AsRef<[u8]>>(names: &[T]) -> String {
     shown.join(", ")
 }
 
-/// No connection to the node itself.
-pub(super) fn distribution_barred(
-    place: &Place<'_>,
-    distribution: u16,
-    barrier: Barrier,
-    why: &str,
-) -> Finding {
-    let address = place.address;
-    let host = place.host();
-    let name = escape_name(place.target.name.as_bytes());
-    let keep = "A node's port changes with every start, unless it is told a range that a rule can name:\n  \
-                erl -kernel inet_dist_listen_min 9100 inet_dist_listen_max 9109";
-    let (code, message, remedy) = match barrier {
-        Barrier::NoAnswer => (
-            Code::DistributionNoAnswer,
-            format!(
-                "epmd answers, but there is no answer from the node's own port, {address} port {distribution}, within \
-                 {LIMIT:?}: something between here and there drops the packets, such as a firewall that admits epmd's \
-                 port alone"
-            ),
-            format!("{}\n{keep}", place.where_lost(distribution)),
-        ),
-        Barrier::Refused => (
-            Code::DistributionConnectionRefused,
-            format!(
-                "epmd answers, but {address} refuses connections to the node's own port {distribution}: the node does \
-                 not listen on that address of {host} (or a firewall's rule there or on the way rejects them)"
-            ),
-            format!(
-                "See on {host} whether it listens, and where:\n  \
-                 ss -ltnp 'sport = :{distribution}'\n\
-                 On another address: inet_dist_use_interface binds it there; set it to {}, or leave it out.\n\
-                 Nowhere: the node \"{name}\" hangs, or runs in a container with a network of its own; restart it.\n\
-                 On {address} or 0.0.0.0: a rule rejects this host; admit it, for example by\n  {}\n{keep}",
-                erlang_address(address),
-                place.rule(distribution)
-            ),
-        ),
-        Barrier::Unreachable => (
-            Code::DistributionUnreachable,
-            format!(
-                "epmd answers, but the node's own port, {address} port {distribution}, can't be reached: {why}; a \
-                 firewall there or on the way refuses it"
-            ),
-            format!(
-                "Admit this host on {host}, or where the way is barred, for example by\n  {}\n{keep}",
-                place.rule(distribution)
-            ),
-        ),
-    };
-    Finding::fail(Check::Distribution, code, message, remedy)
-}
-
-/// An address as Erlang writes it.
-pub(super) fn erlang_address(address: IpAddr) -> String {
-    let parts = match address {
-        IpAddr::V4(v4) => v4.octets().map(|part| part.to_string()).join(","),
-        IpAddr::V6(v6) => v6.segments().map(|part| format!("16#{part:x}")).join(","),
-    };
-    format!("{{{parts}}}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,7 +433,8 @@ mod tests {
         let target = Target::parse("wg.man@api.test").unwrap();
         test(&Place {
             target: &target,
-            address: "10.77.0.1".parse().unwrap(),
+            address: "10.77.0.1".parse::<IpAddr>().unwrap().into(),
+            spare: None,
             port: 4369,
             from: "10.77.0.2".parse().ok(),
             is_there,
@@ -326,13 +447,7 @@ mod tests {
             let barriers = [Barrier::NoAnswer, Barrier::Refused, Barrier::Unreachable];
             let mut all = vec![epmd_refuses(place)];
             for barrier in barriers {
-                all.push(epmd_barred(place, barrier, "No route to host"));
-                all.push(distribution_barred(
-                    place,
-                    9100,
-                    barrier,
-                    "No route to host",
-                ));
+                all.push(epmd_barred(place, barrier, "No route to host", false));
             }
             for finding in &all {
                 let remedy = finding.remedy.as_deref().unwrap();
@@ -370,7 +485,7 @@ mod tests {
         let message = |is_there| {
             let mut message = String::new();
             with_place(is_there, |place| {
-                message = epmd_barred(place, Barrier::NoAnswer, "").message;
+                message = epmd_barred(place, Barrier::NoAnswer, "", false).message;
             });
             message
         };
@@ -398,14 +513,5 @@ mod tests {
             );
             assert!(message.ends_with("n19\\n, and 5 more"), "{message}");
         });
-    }
-
-    #[test]
-    fn addresses_as_erlang_writes_them() {
-        assert_eq!(erlang_address("10.77.0.1".parse().unwrap()), "{10,77,0,1}");
-        assert_eq!(
-            erlang_address("fd77::1".parse().unwrap()),
-            "{16#fd77,16#0,16#0,16#0,16#0,16#0,16#0,16#1}"
-        );
     }
 }
