@@ -27,13 +27,13 @@ fn run() -> Exit {
             }
         };
     match command {
-        Command::Run(mode) => daemon::run(mode, sources, client::is_an_epmd),
+        Command::Run(mode) => daemon::run(mode, sources, client::epmd_runs),
         Command::TakeOver { mode, force } => {
             let force = if force { Force::Yes } else { Force::No };
             match mode {
                 Mode::Systemd => takeover::into_store(&sources, force),
                 Mode::Daemon | Mode::Foreground => {
-                    daemon::run_in_place(mode, sources, client::is_an_epmd, force)
+                    daemon::run_in_place(mode, sources, client::epmd_runs, force)
                 }
             }
         }

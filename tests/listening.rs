@@ -13,12 +13,14 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 
+use common::binary::Output;
 use common::crowd;
 use common::host::process;
 use common::netns::{EPMD, Host, lone_host, network, v4, v6};
 use common::service::{Launch, Service, found, listed};
 use common::wire::{Answer, ask, frame};
-use socket2::SockRef;
+use nix::unistd::setfsuid;
+use socket2::{Domain, SockRef, Socket, Type};
 
 const EVERYONE: &str = "[access]\nallow = [\"*\"]\n";
 
@@ -154,24 +156,49 @@ fn it_starts_on_a_host_without_ipv6() {
     );
 }
 
+/// It is not there yet, as far as anybody can tell.
 #[test]
 fn it_starts_on_a_host_without_127_0_1_1() {
     let host = lone_host();
     host.ip("addr del 127.0.0.1/8 dev lo\naddr add 127.0.0.1/32 dev lo\n");
     assert_listens(&host, "", "0.0.0.0 ::");
-    assert_listens(&host, "127.0.0.1", "127.0.0.1 ::1");
     let service = told(&host, "127.0.0.1").start();
-    service.wait_until_said("not listening on 127.0.1.1: this host does not have it");
+    let expected = addresses("127.0.0.1 127.0.1.1 ::1");
+    assert_eq!(listeners(&service), expected);
+    service.wait_until_said("listening on 127.0.1.1, which this host does not have yet");
+    let _name = service.hold("api");
+    host.ip("addr add 127.0.1.1/32 dev lo\n");
+    for address in expected {
+        assert_eq!(host.ask(address, b"zapi"), found("api"), "at {address}");
+    }
 }
 
+/// The loopback interface that comes up after epmd, or gets its addresses then.
 #[test]
-fn a_host_without_any_loopback_is_told_so() {
-    let host = lone_host();
-    host.ip("addr flush dev lo\n");
-    let output = told(&host, "127.0.0.1").run();
-    assert_eq!((output.status, output.stdout.as_str()), (Some(1), ""));
-    let start = "epmd: no address to listen on: ";
-    assert!(output.stderr.starts_with(start), "{}", output.stderr);
+fn loopback_that_comes_later_is_served_once_it_is_there() {
+    for (before, after) in [
+        ("link set lo down\n", "link set lo up\n"),
+        (
+            "addr flush dev lo\n",
+            "addr add 127.0.0.1/8 dev lo\naddr add ::1/128 dev lo\n",
+        ),
+    ] {
+        for list in ["", "127.0.0.1", "10.77.0.1"] {
+            let [host] = network(["host"]);
+            host.ip(before);
+            let service = told(&host, list).start_unasked();
+            service.wait_until_said("serving ");
+            if !list.is_empty() {
+                service.wait_until_said("listening on ::1, which this host does not have yet");
+            }
+            host.ip(after);
+            let _name = service.hold("api");
+            for address in addresses("127.0.0.1 127.0.1.1 ::1") {
+                let what = format!("{before}told {list:?}: {address}");
+                assert_eq!(host.ask(address, b"zapi"), found("api"), "{what}");
+            }
+        }
+    }
 }
 
 /// A VPN that comes up after epmd.
@@ -337,4 +364,214 @@ fn sockets_of_systemd_are_taken_only_where_that_is_asked_for() {
         .inheriting(other)
         .start();
     assert_eq!(listeners(&service), addresses("0.0.0.0 ::"));
+}
+
+/// With what systemd hands over, what is served is what would be listened on without it.
+#[test]
+fn under_a_socket_unit_a_wildcard_serves_its_family_and_an_address_itself() {
+    let [server, peer] = network(["server", "peer"]);
+    let unknown = || Answer::Bytes(b"w\x01".to_vec());
+    for (list, v4_is_served, v6_is_served) in [
+        ("", true, true),
+        ("0.0.0.0", true, false),
+        ("::", false, true),
+        ("0.0.0.0,::", true, true),
+        ("::,10.77.0.1", true, true),
+        ("10.77.0.1", true, false),
+        ("fd77::1", false, true),
+        ("127.0.0.1", false, false),
+    ] {
+        let socket = server.dual_stack_listener();
+        let service = told(&server, list).activated(socket).start();
+        for (address, is_served) in [(v4(1), v4_is_served), (v6(1), v6_is_served)] {
+            let expected = if is_served {
+                unknown()
+            } else {
+                Answer::Nothing
+            };
+            let what = format!("told {list:?}: {address}");
+            assert_eq!(peer.ask(address, b"znone"), expected, "{what}");
+            // This host itself is nobody else, there either.
+            assert_eq!(server.ask(address, b"znone"), expected, "{what}");
+        }
+        for address in addresses("127.0.0.1 127.0.1.1 ::1") {
+            assert_eq!(server.ask(address, b"znone"), unknown(), "told {list:?}");
+        }
+        drop(service);
+    }
+}
+
+/// Nodes of this host register at loopback, whatever a socket unit listens on.
+#[test]
+fn loopback_is_added_to_a_socket_units_sockets() {
+    let [server, peer] = network(["server", "peer"]);
+    for (unit, expected) in [
+        ("10.77.0.1", "10.77.0.1 127.0.0.1 127.0.1.1 ::1"),
+        ("fd77::1", "fd77::1 127.0.0.1 127.0.1.1 ::1"),
+        ("::1", "::1 127.0.0.1 127.0.1.1"),
+        ("127.0.0.1", "127.0.0.1 127.0.1.1 ::1"),
+        ("0.0.0.0", "0.0.0.0 ::1"),
+    ] {
+        let unit: IpAddr = unit.parse().unwrap();
+        let service = Launch::on(&server)
+            .config(EVERYONE)
+            .activated(server.hold_port(unit))
+            .start();
+        assert_eq!(listeners(&service), addresses(expected), "{unit}");
+        let _name = service.hold("api");
+        for address in addresses("127.0.0.1 127.0.1.1 ::1") {
+            assert_eq!(server.ask(address, b"zapi"), found("api"), "{unit}");
+        }
+        if !unit.is_loopback() && !unit.is_unspecified() {
+            assert_eq!(peer.ask(unit, b"zapi"), found("api"), "{unit}");
+        }
+        assert!(!service.said().contains("WARNING"), "{}", service.said());
+        let output = told(&server, "").arguments(&["-daemon"]).run();
+        assert_eq!(output, Output::new(0, "", ""), "{unit}");
+    }
+}
+
+/// The others are served, and whoever runs this host is told who is not. An epmd is asked for where it
+/// listens.
+#[test]
+fn loopback_that_a_stranger_holds_beside_a_socket_unit_is_a_warning() {
+    let [server] = network(["server"]);
+    let loopback = addresses("127.0.0.1 127.0.1.1 ::1");
+    let strangers: Vec<_> = loopback.iter().map(|a| Stranger::on(&server, *a)).collect();
+    let service = Launch::on(&server)
+        .config(EVERYONE)
+        .activated(server.hold_port(v4(1)))
+        .start_unasked();
+    for address in &loopback {
+        service.wait_until_said(&format!(
+            "not listening on {address} beside the socket unit's sockets: another program listens on {}; nodes \
+             of this host that look for epmd there can't register",
+            SocketAddr::new(*address, EPMD)
+        ));
+    }
+    assert_eq!(server.ask(v4(1), b"n"), listed(&[]));
+    for mode in [&["-daemon"][..], &[]] {
+        let output = told(&server, "").arguments(mode).run();
+        assert_eq!(output.status, Some(0), "{mode:?}: {output:?}");
+    }
+    drop(strangers);
+}
+
+/// Whom a process of this user or another gets to listen beside epmd: nobody.
+#[test]
+fn nobody_listens_beside_it_not_even_a_process_of_the_same_user() {
+    let [host] = network(["host"]);
+    for list in ["", "0.0.0.0", "::", "10.77.0.1,fd77::1"] {
+        let service = told(&host, list).start();
+        let _name = service.hold("api");
+        let own = listeners(&service);
+        for user in [0, 65_534] {
+            for address in
+                addresses("127.0.0.1 127.0.1.1 127.9.9.9 ::1 10.77.0.1 fd77::1 0.0.0.0 ::")
+            {
+                let address = SocketAddr::new(address, EPMD);
+                let listening = host.enter(|| {
+                    setfsuid(user.into());
+                    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                    socket.set_reuse_address(true)?;
+                    socket.set_reuse_port(true)?;
+                    if address.is_ipv6() {
+                        socket.set_only_v6(true)?;
+                    }
+                    socket.bind(&address.into())?;
+                    socket.listen(16)?;
+                    Ok::<_, std::io::Error>(TcpListener::from(socket))
+                });
+                // Where epmd does not listen itself, the port is anybody's.
+                let is_epmds = |own: &IpAddr| {
+                    *own == address.ip()
+                        || address.ip().is_unspecified() && own.is_ipv4() == address.is_ipv4()
+                        || own.is_unspecified() && own.is_ipv4() == address.is_ipv4()
+                };
+                let what = format!("told {list:?}, user {user}: {address}");
+                assert_eq!(listening.is_err(), own.iter().any(is_epmds), "{what}");
+            }
+        }
+        assert_eq!(service.ask(b"zapi"), found("api"));
+    }
+}
+
+/// What the kernel, or a filter of system calls, refuses of what only helps.
+#[test]
+fn an_option_that_is_refused_is_done_without() {
+    for error in ["EPERM", "ENOPROTOOPT", "ENOSYS"] {
+        let inject = format!("inject=setsockopt:error={error}");
+        for list in ["127.0.0.1", "10.77.0.1,fd77::1", "0.0.0.0", ""] {
+            // Without SO_REUSEADDR the port is not to be had for a minute after it.
+            let [server, peer] = network(["server", "peer"]);
+            let service = told(&server, list)
+                .wrapped(&[
+                    "strace",
+                    "-D",
+                    "-f",
+                    "-qq",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    &inject,
+                ])
+                .start();
+            for option in ["SO_REUSEADDR", "TCP_DEFER_ACCEPT"] {
+                service.wait_until_said(&format!("listening without {option}, which is refused"));
+                assert_eq!(service.said().matches(option).count(), 1, "once");
+            }
+            let _name = service.hold("api");
+            for address in addresses("127.0.0.1 127.0.1.1 ::1") {
+                assert_eq!(server.ask(address, b"zapi"), found("api"), "{address}");
+            }
+            if list != "127.0.0.1" {
+                assert_eq!(peer.ask(v4(1), b"zapi"), found("api"), "told {list:?}");
+            }
+            // Without IPV6_V6ONLY a wildcard would take the other family's connections, too.
+            assert!(!listeners(&service).contains(&"::".parse().unwrap()));
+            drop(service);
+        }
+    }
+}
+
+#[test]
+fn a_family_whose_sockets_are_refused_is_done_without() {
+    let host = lone_host();
+    for error in ["EACCES", "EPERM", "EPROTONOSUPPORT", "EAFNOSUPPORT"] {
+        // The first socket is 0.0.0.0's, the second that of every IPv6 address.
+        for (which, left, lost) in [(1, "::", "0.0.0.0"), (2, "0.0.0.0", "::")] {
+            let inject = format!("inject=socket:error={error}:when={which}");
+            let service = told(&host, "")
+                .wrapped(&[
+                    "strace",
+                    "-D",
+                    "-f",
+                    "-qq",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    &inject,
+                ])
+                .start_unasked();
+            service.wait_until_said(&format!("not listening on {lost}: "));
+            service.wait_until_said("serving ");
+            assert_eq!(listeners(&service), addresses(left), "{error}");
+        }
+        let inject = format!("inject=socket:error={error}");
+        let output = told(&host, "")
+            .wrapped(&[
+                "strace",
+                "-D",
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &inject,
+            ])
+            .run();
+        assert_eq!((output.status, output.stdout.as_str()), (Some(1), ""));
+        let start = "epmd: no address to listen on: ";
+        assert!(output.stderr.starts_with(start), "{}", output.stderr);
+    }
 }

@@ -106,8 +106,9 @@ pub struct Rules {
     pub nodes: HashMap<Box<[u8]>, Networks>,
     /// False: lookups and lists are served to everyone, and the audit tells what would have been refused.
     pub enforce: bool,
-    /// The only local addresses that are served, loopback apart; `None` is every address. Set where
-    /// systemd's sockets listen on more than the operator asked for.
+    /// The only local addresses that are served, loopback apart: a named one itself, a wildcard its whole
+    /// family; `None` is every address. Set where systemd's sockets listen on more than the operator asked
+    /// for.
     pub served: Option<Vec<IpAddr>>,
 }
 
@@ -190,7 +191,10 @@ impl Rules {
 
     /// Whether connections to this local address are served.
     fn serves(&self, local: IpAddr) -> bool {
-        local.is_loopback() || self.served.as_ref().is_none_or(|s| s.contains(&local))
+        let serves = |served: &IpAddr| {
+            *served == local || (served.is_unspecified() && served.is_ipv4() == local.is_ipv4())
+        };
+        local.is_loopback() || self.served.as_ref().is_none_or(|s| s.iter().any(serves))
     }
 }
 
@@ -339,6 +343,34 @@ mod tests {
             ),
             Decision::Admit
         );
+    }
+
+    #[test]
+    fn a_served_wildcard_is_its_whole_family_and_no_other() {
+        let mut rules = rules();
+        for (served, v4, v6) in [
+            (&["0.0.0.0"][..], true, false),
+            (&["::"], false, true),
+            (&["::", "0.0.0.0"], true, true),
+            (&["::", "10.0.3.5"], true, true),
+            (&["10.0.3.5"], true, false),
+            (&["::1", "127.0.0.1"], false, false),
+            (&[], false, false),
+        ] {
+            rules.served = Some(served.iter().map(|a| a.parse().unwrap()).collect());
+            for (peer, local, is_served) in [
+                ("10.0.3.20", "10.0.3.5", v4),
+                ("10.0.3.20", "::ffff:10.0.3.5", v4),
+                ("fd00:3::9", "fd00:3::5", v6),
+                ("10.0.3.5", "10.0.3.5", v4),
+                ("127.0.0.1", "127.0.0.1", true),
+                ("::1", "::1", true),
+            ] {
+                let decision = rules.decide(&from_to(peer, local), Operation::Lookup, Some(b"api"));
+                let refused = decision == Decision::Refuse(Reason::AddressNotServed);
+                assert_eq!(refused, !is_served, "{served:?}: {peer} to {local}");
+            }
+        }
     }
 
     #[test]

@@ -12,4 +12,4 @@ mod start;
 pub mod systemd;
 pub mod takeover;
 
-pub use start::{run, run_in_place};
+pub use start::{Ask, run, run_in_place};

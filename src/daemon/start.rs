@@ -4,11 +4,12 @@
 //! it was. Called by `main`, which also lends the question whether a port's holder is an epmd (that is
 //! the client's, and `daemon` knows no tools).
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::listen::holder::Holders;
 use super::listen::{self, Bound, ListenError};
 use super::log::{Level, Log};
 use super::server::{self, Carried, Keeping, Start, budget};
@@ -26,34 +27,28 @@ const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(5);
 /// How long it waits between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
+/// Asks whether an epmd runs on a port of this host: at loopback, and then at these addresses, as far as
+/// they are this host's own. The error says what came of it otherwise.
+pub type Ask = fn(u16, &[IpAddr]) -> io::Result<()>;
+
 /// Starts the daemon, and returns when it has ended. All that can fail comes before it detaches, so that
-/// who started it hears of it. `is_an_epmd` asks whether it is an epmd that holds an address.
-pub fn run(mode: Mode, sources: Sources, is_an_epmd: fn(SocketAddr) -> bool) -> Exit {
-    match start(mode, sources, is_an_epmd, None) {
+/// who started it hears of it.
+pub fn run(mode: Mode, sources: Sources, ask: Ask) -> Exit {
+    match start(mode, sources, ask, None) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
     }
 }
 
 /// As [`run`], in the place of the epmd that has the port, if one has it.
-pub fn run_in_place(
-    mode: Mode,
-    sources: Sources,
-    is_an_epmd: fn(SocketAddr) -> bool,
-    force: Force,
-) -> Exit {
-    match start(mode, sources, is_an_epmd, Some(force)) {
+pub fn run_in_place(mode: Mode, sources: Sources, ask: Ask, force: Force) -> Exit {
+    match start(mode, sources, ask, Some(force)) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
     }
 }
 
-fn start(
-    mode: Mode,
-    sources: Sources,
-    is_an_epmd: fn(SocketAddr) -> bool,
-    takeover: Option<Force>,
-) -> Result<(), Exit> {
+fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Result<(), Exit> {
     let mut inherited = None;
     match mode {
         Mode::Foreground => {}
@@ -62,6 +57,11 @@ fn start(
                 complain(format_args!(
                     "epmd: can't close inherited descriptors: {error}"
                 ));
+            }
+            // Each `erl -sname` does this: whoever runs it may have no right to read the settings, and
+            // where an epmd runs already they are of no matter.
+            if takeover.is_none() && runs_already(&sources, ask) {
+                return Ok(());
             }
         }
         Mode::Systemd => inherited = Some(inherit()?),
@@ -74,14 +74,15 @@ fn start(
     };
     let (
         Bound {
-            listeners,
+            mut listeners,
+            mut activated,
             mut notes,
         },
         carried,
     ) = match taken {
         Some(taken) => taken_over(&mut loaded.settings, taken)?,
         None => {
-            let bound = sockets(mode, &mut loaded.settings, inherited.as_mut(), is_an_epmd)?;
+            let bound = sockets(mode, &mut loaded.settings, inherited.as_mut(), ask)?;
             let arrivals = inherited.as_mut().map(|i| std::mem::take(&mut i.arrivals));
             let arrivals = arrivals.unwrap_or_default();
             let registrations = Vec::new();
@@ -106,6 +107,7 @@ fn start(
         complaint,
     } = loaded;
     let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, &mut notes));
+    listeners.append(&mut activated);
     let log = Log::start(settings.audit.format, mode).map_err(|error| {
         complain(format_args!("epmd: can't start the log's thread: {error}"));
         Exit::Failure
@@ -154,7 +156,7 @@ fn taken_over(settings: &mut Settings, mut taken: Taken) -> Result<(Bound, Carri
 /// Listening sockets that another epmd has made. They are served as they are, until the next start; they
 /// may listen on more than the operator asked for.
 fn adopted(settings: &mut Settings, listeners: Vec<TcpListener>) -> Result<Bound, Exit> {
-    settings.rules.served.clone_from(&settings.listen);
+    settings.rules.served = served(settings);
     for listener in &listeners {
         listen::adopt(listener).map_err(|error| {
             complain(format_args!(
@@ -163,8 +165,17 @@ fn adopted(settings: &mut Settings, listeners: Vec<TcpListener>) -> Result<Bound
             Exit::Failure
         })?;
     }
-    let notes = Vec::new();
-    Ok(Bound { listeners, notes })
+    Ok(Bound {
+        listeners,
+        ..Bound::default()
+    })
+}
+
+/// The only addresses that are served where sockets that others have made listen on more: those that we
+/// would have listened on ourselves.
+fn served(settings: &Settings) -> Option<Vec<IpAddr>> {
+    let listen = settings.listen.as_deref()?;
+    Some(listen::plan(Some(listen)))
 }
 
 /// Where the control socket is to be: an epmd that erl starts inside an application's unit must not
@@ -255,10 +266,8 @@ fn keep(
     if let Some(snapshot) = snapshot {
         failed("settings", settings.keep(&snapshot));
     }
-    if inherited.activated.is_empty() {
-        for listener in listeners {
-            failed("listening sockets", systemd::keep_listener(listener));
-        }
+    for listener in listeners {
+        failed("listening sockets", systemd::keep_listener(listener));
     }
     Keeping {
         store,
@@ -267,13 +276,13 @@ fn keep(
     }
 }
 
-/// The listening sockets: a socket unit's, where there is one, else our own, from before a restart as
-/// far as they are what the settings say.
+/// The listening sockets: a socket unit's, where there is one, with loopback beside them; else our own,
+/// from before a restart as far as they are what the settings say.
 fn sockets(
     mode: Mode,
     settings: &mut Settings,
     inherited: Option<&mut Inherited>,
-    is_an_epmd: fn(SocketAddr) -> bool,
+    ask: Ask,
 ) -> Result<Bound, Exit> {
     let mut ours = Vec::new();
     if let Some(inherited) = inherited {
@@ -282,15 +291,13 @@ fn sockets(
             // What another epmd listened on is served as it is, until the next start.
             return adopted(settings, ours);
         }
-        if !inherited.activated.is_empty() {
-            systemd::give_up_listeners(ours);
+        let activated = std::mem::take(&mut inherited.activated);
+        if !activated.is_empty() {
             // They may listen on more than the operator asked for.
-            settings.rules.served.clone_from(&settings.listen);
-            let listeners = std::mem::take(&mut inherited.activated);
-            return Ok(Bound {
-                listeners,
-                notes: Vec::new(),
-            });
+            settings.rules.served = served(settings);
+            let (bound, others) = listen::beside_activated(activated, ours, settings.port);
+            systemd::give_up_listeners(others);
+            return Ok(bound);
         }
     }
     let plan = listen::plan(settings.listen.as_deref());
@@ -301,13 +308,13 @@ fn sockets(
         match listen::bind(&plan, settings.port, &ours) {
             Ok(mut bound) => {
                 bound.listeners.append(&mut ours);
-                return Ok(bound.with_own_queues());
+                return Ok(bound.with_own_queues(mode == Mode::Systemd));
             }
             // systemd would start it again at once, and again: rather wait here for the port.
             Err(ListenError::Taken(_)) if mode == Mode::Systemd && Instant::now() < deadline => {
                 std::thread::sleep(TRY_AGAIN);
             }
-            Err(ListenError::Taken(address)) => return Err(taken(mode, address, is_an_epmd)),
+            Err(ListenError::Taken(address)) => return Err(taken(mode, address, ask)),
             Err(error) => {
                 complain(format_args!("epmd: {error}"));
                 return Err(Exit::Failure);
@@ -316,30 +323,45 @@ fn sockets(
     }
 }
 
-/// The port is taken. By an epmd: then there is one, which is all that erl wants of `epmd -daemon`.
-fn taken(mode: Mode, address: SocketAddr, is_an_epmd: fn(SocketAddr) -> bool) -> Exit {
-    let by_an_epmd = is_an_epmd(address);
-    match (by_an_epmd, mode) {
-        (true, Mode::Daemon) => Exit::Success,
-        (true, Mode::Foreground) => {
-            complain(format_args!(
-                "epmd: an epmd is running on {address} already"
-            ));
-            Exit::Success
-        }
-        (true, Mode::Systemd) => {
-            complain(format_args!(
-                "epmd: an epmd is running on {address} already; stop it, so that this one can take its place"
-            ));
-            Exit::Failure
-        }
-        (false, _) => {
-            complain(format_args!(
-                "epmd: can't listen on {address}: another program has that port, and it does not answer as an epmd; \
-                 stop it (`ss -ltnp 'sport = :{}'` shows it), or use -port",
-                address.port()
-            ));
-            Exit::Failure
-        }
+/// Whether an epmd runs on the port already, in silence. Only loopback is asked: an address of the plan
+/// may be another host's.
+fn runs_already(sources: &Sources, ask: Ask) -> bool {
+    match sources.client_port() {
+        Ok((port, _)) => port != 0 && ask(port, &[]).is_ok(),
+        // What is wrong with the port is said where the settings are loaded.
+        Err(_) => false,
     }
+}
+
+/// The port is taken. By an epmd: then there is one, which is all that erl wants of `epmd -daemon`.
+fn taken(mode: Mode, address: SocketAddr, ask: Ask) -> Exit {
+    let holders = Holders::of(address.port());
+    let Err(error) = ask(address.port(), &holders.listening()) else {
+        return match mode {
+            Mode::Daemon => Exit::Success,
+            Mode::Foreground => {
+                complain(format_args!(
+                    "epmd: an epmd is running on {address} already"
+                ));
+                Exit::Success
+            }
+            Mode::Systemd => {
+                complain(format_args!(
+                    "epmd: an epmd is running on {address} already; stop it, so that this one can take its place"
+                ));
+                Exit::Failure
+            }
+        };
+    };
+    let unlike_an_epmd = match error.kind() {
+        ErrorKind::TimedOut => "no answer came in time".to_owned(),
+        ErrorKind::UnexpectedEof => "it closes without an answer".to_owned(),
+        ErrorKind::InvalidData => "its answer is none of an epmd's".to_owned(),
+        _ => error.to_string(),
+    };
+    complain(format_args!(
+        "epmd: can't listen on {address}: {}",
+        holders.words(address, &unlike_an_epmd)
+    ));
+    Exit::Failure
 }

@@ -1,21 +1,23 @@
 //! The client's side of `epmd`: `-names`, `-started`, `-dump`, `-kill`, `-stop`, and the question
-//! whether it is an epmd that holds a port.
+//! whether an epmd runs on a port of this host.
 //!
-//! Scripts read what these print, by text and column, and their statuses: both are stock's. Tries
-//! [::1], then 127.0.0.1, and gives up after [`PATIENCE`] (stock never does). Called by `main`, and for
-//! its [`Call`] by `doctor`.
+//! Scripts read what these print, by text and column, and their statuses: both are stock's. Asks [::1],
+//! and 127.0.0.1 beside it where that does not answer soon, and gives up when the epmd has kept it waiting
+//! for [`PATIENCE`] (stock never does). Called by `main`.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+pub(crate) use super::call::Call;
+use super::call::{NoAnswer, Place, Wanted};
 use crate::core::wire::{self, Request};
 use crate::exit::{Exit, complain};
 
 /// How long a command waits for the local epmd, in all.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the question whether an epmd holds a port may take: erl waits for the answer to start.
-const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(2);
+/// How long the question whether an epmd runs may take: erl waits for the answer to start.
+const PATIENCE_OF_ERL: Duration = Duration::from_secs(2);
 /// Where the local epmd is looked for.
 pub(crate) const LOCAL: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -24,74 +26,27 @@ pub(crate) const LOCAL: [IpAddr; 2] = [
 /// The length of the answers to KILL_REQ and STOP_REQ.
 const KILL_ANSWER: usize = 2;
 const STOP_ANSWER: usize = 7;
+/// What the answer to a list begins with: a port.
+const HEAD: Wanted = Wanted {
+    bytes: 4,
+    holds: |_, _| true,
+};
+/// The same, of an epmd: it tells its own port.
+const HEAD_OF_AN_EPMD: Wanted = Wanted {
+    bytes: 4,
+    holds: |head, port| head == u32::from(port).to_be_bytes(),
+};
 
-/// A connection to an epmd, with a time by which everything must be done.
-pub(crate) struct Call {
-    stream: TcpStream,
-    deadline: Instant,
+/// Has the local epmd do something.
+fn order(port: u16, request: &Request<'_>) -> Result<Call, NoAnswer> {
+    let places = LOCAL.map(|ip| Place::local(ip, port));
+    Call::first_to_accept(&places, request, Instant::now() + PATIENCE)
 }
 
-impl Call {
-    /// Connects to the local epmd and sends a request.
-    fn local(port: u16, request: &Request<'_>) -> io::Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut result = Err(ErrorKind::ConnectionRefused.into());
-        for ip in LOCAL {
-            result = Self::to(SocketAddr::new(ip, port), deadline, request);
-            if result.is_ok() {
-                break;
-            }
-        }
-        result
-    }
-
-    fn to(address: SocketAddr, deadline: Instant, request: &Request<'_>) -> io::Result<Self> {
-        let call = Self::connect(address, deadline)?;
-        call.send(request)?;
-        Ok(call)
-    }
-
-    /// Connects, and sends nothing yet.
-    pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
-        Ok(Self { stream, deadline })
-    }
-
-    /// Sends a request.
-    pub(crate) fn send(&self, request: &Request<'_>) -> io::Result<()> {
-        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
-        (&self.stream).write_all(&wire::encode_request(request))
-    }
-
-    /// Reads once; 0 is the end.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
-        self.stream.read(buffer)
-    }
-
-    /// Reads up to `count` bytes, fewer only where the answer ends before.
-    fn read_up_to(&mut self, count: usize) -> io::Result<Vec<u8>> {
-        let mut answer = vec![0; count];
-        let mut got = 0;
-        while let Some(rest) = answer.get_mut(got..).filter(|rest| !rest.is_empty()) {
-            match self.read(rest)? {
-                0 => break,
-                count => got += count,
-            }
-        }
-        answer.truncate(got);
-        Ok(answer)
-    }
-}
-
-/// The time that is left.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(ErrorKind::TimedOut.into())
-    } else {
-        Ok(left)
-    }
+/// Asks the local epmd something that may be asked twice: gives also how the answer begins.
+fn ask(port: u16, request: &Request<'_>) -> Result<(Call, Vec<u8>), NoAnswer> {
+    let places = LOCAL.map(|ip| Place::local(ip, port));
+    Call::first_to_answer(&places, request, Instant::now() + PATIENCE, &HEAD)
 }
 
 /// `-names` and `-dump`: prints the answer.
@@ -105,24 +60,28 @@ pub fn list(port: u16, request: &Request<'_>) -> Exit {
 }
 
 fn try_list(port: u16, request: &Request<'_>, out: &mut impl Write) -> io::Result<Exit> {
-    let Ok(mut call) = Call::local(port, request) else {
-        return Ok(cannot_connect());
+    let (mut call, head) = match ask(port, request) {
+        Ok((call, head)) => (call, head),
+        Err(failed) if failed.connected => {
+            writeln!(out, "epmd: no response from local epmd")?;
+            return Ok(Exit::Failure);
+        }
+        Err(_) => return Ok(cannot_connect()),
     };
-    let head = call.read_up_to(4).unwrap_or_default();
-    let Ok(head) = <[u8; 4]>::try_from(head) else {
-        writeln!(out, "epmd: no response from local epmd")?;
-        return Ok(Exit::Failure);
-    };
-    writeln!(
-        out,
-        "epmd: up and running on port {} with data:",
-        u32::from_be_bytes(head)
-    )?;
+    let head = head
+        .iter()
+        .fold(0, |port, byte| port << 8 | u32::from(*byte));
+    writeln!(out, "epmd: up and running on port {head} with data:")?;
     let mut buffer = [0; 8192];
     loop {
         match call.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) => out.write_all(buffer.get(..count).unwrap_or_default())?,
+            Ok(count) => {
+                // Whoever reads our output may take its time (`| less`): that is not the epmd's.
+                let begin = Instant::now();
+                out.write_all(buffer.get(..count).unwrap_or_default())?;
+                call.excuse(begin.elapsed());
+            }
             Err(_) => {
                 out.flush()?;
                 complain("epmd: the answer of the local epmd broke off");
@@ -137,17 +96,16 @@ fn try_list(port: u16, request: &Request<'_>, out: &mut impl Write) -> io::Resul
 /// `-started`: prints nothing.
 #[must_use]
 pub fn started(port: u16) -> Exit {
-    let answer = Call::local(port, &Request::List).and_then(|mut call| call.read_up_to(4));
-    match answer {
-        Ok(head) if head.len() == 4 => Exit::Success,
-        _ => Exit::Failure,
+    match ask(port, &Request::List) {
+        Ok(_) => Exit::Success,
+        Err(_) => Exit::Failure,
     }
 }
 
 /// `-kill`.
 #[must_use]
 pub fn kill(port: u16) -> Exit {
-    let Ok(mut call) = Call::local(port, &Request::Kill) else {
+    let Ok(mut call) = order(port, &Request::Kill) else {
         return cannot_connect();
     };
     match call.read_up_to(KILL_ANSWER) {
@@ -166,7 +124,7 @@ pub fn stop(port: u16, name: &[u8]) -> Exit {
     if name.len() > wire::MAX_NAME_BYTES {
         return say("epmd: Name too long!", Exit::Failure);
     }
-    let Ok(mut call) = Call::local(port, &Request::Stop(name)) else {
+    let Ok(mut call) = order(port, &Request::Stop(name)) else {
         return cannot_connect();
     };
     match call.read_up_to(STOP_ANSWER) {
@@ -203,20 +161,26 @@ fn say(line: &str, exit: Exit) -> Exit {
     }
 }
 
-/// Whether it is an epmd that listens on this address of this host: it tells its own port.
-#[must_use]
-pub fn is_an_epmd(address: SocketAddr) -> bool {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+/// Asks whether an epmd runs on this port: at loopback, and where none answers there, at those of `others`
+/// that are addresses of this host. Nothing goes out to the network.
+///
+/// # Errors
+/// There is none: nobody accepts a connection, or who does closes without an answer (`UnexpectedEof`), says
+/// something else (`InvalidData`), or nothing in time (`TimedOut`).
+pub fn epmd_runs(port: u16, others: &[IpAddr]) -> io::Result<()> {
+    let asked = |places: &[Place]| {
+        let deadline = Instant::now() + PATIENCE_OF_ERL;
+        Call::first_to_answer(places, &Request::List, deadline, &HEAD_OF_AN_EPMD)
+            .map(drop)
+            .map_err(|failed| failed.error)
     };
-    let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
-    let answer = Call::to(
-        SocketAddr::new(ip, address.port()),
-        deadline,
-        &Request::List,
-    )
-    .and_then(|mut call| call.read_up_to(4));
-    answer.is_ok_and(|answer| answer == u32::from(address.port()).to_be_bytes())
+    let others: Vec<_> = others
+        .iter()
+        .filter(|ip| !LOCAL.contains(ip))
+        .map(|ip| Place::own(*ip, port))
+        .collect();
+    match asked(&LOCAL.map(|ip| Place::local(ip, port))) {
+        Err(_) if !others.is_empty() => asked(&others),
+        result => result,
+    }
 }

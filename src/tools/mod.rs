@@ -4,6 +4,7 @@
 //! Each command is a function that prints and gives the exit status; `main` chooses it. Nothing here is
 //! part of the daemon, and nothing of the daemon's is used.
 
+mod call;
 pub mod client;
 pub mod control;
 pub mod doctor;

@@ -99,7 +99,18 @@ impl<'h> Launch<'h> {
     }
 
     /// Starts it, and returns when it answers on this host.
-    pub(crate) fn start(mut self) -> Service<'h> {
+    pub(crate) fn start(self) -> Service<'h> {
+        let mut service = self.start_unasked();
+        wait_for("the daemon to answer", || {
+            let ended = service.ended();
+            assert_eq!(ended, None, "the daemon ended: {}", service.said());
+            service.answers().then_some(())
+        });
+        service
+    }
+
+    /// Starts it, and returns at once.
+    pub(crate) fn start_unasked(mut self) -> Service<'h> {
         let file = tempfile::tempfile().expect("a temporary file");
         let stderr = self
             .stderr
@@ -108,19 +119,13 @@ impl<'h> Launch<'h> {
         let host = self.host;
         let (mut command, config) = self.command();
         let child = host.spawn(command.stdout(Stdio::null()).stderr(stderr));
-        let mut service = Service {
+        Service {
             host,
             child,
             stderr: file,
             config,
             seen: Cell::new(0),
-        };
-        wait_for("the daemon to answer", || {
-            let ended = service.ended();
-            assert_eq!(ended, None, "the daemon ended: {}", service.said());
-            service.answers().then_some(())
-        });
-        service
+        }
     }
 
     /// Runs it to its end, which is expected to come.

@@ -1,10 +1,12 @@
 //! The set of listening sockets: worked out first, then bound, all of them or none.
 //!
 //! What the operator wrote is made into a plan (`plan`, pure): loopback is always in it, duplicates and
-//! what a wildcard covers are dropped. A family or a loopback alias that the host lacks is skipped
-//! with a note; an address that is not there yet is bound all the same; a port that somebody else
-//! holds is an error. Called by `server`; who holds a taken port is asked by `main`.
+//! what a wildcard covers are dropped. A family that the host lacks is skipped with a note; an address
+//! that is not there yet is bound all the same; a port that somebody else holds is an error, and `holder`
+//! finds out who. A socket unit's sockets are taken as they are, and loopback is added to them
+//! (`beside_activated`). Called by `start`.
 
+pub mod holder;
 mod queue;
 mod socket;
 
@@ -13,8 +15,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use nix::libc;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::SockRef;
 
 pub(in crate::daemon) use socket::{BACKLOG, adopt, defer_accept};
 
@@ -35,25 +36,27 @@ const WILDCARDS: [IpAddr; 2] = [
 /// The sockets, and what there is to say about them.
 #[derive(Debug, Default)]
 pub struct Bound {
-    /// Listening, non-blocking.
+    /// Listening, non-blocking: our own.
     pub listeners: Vec<TcpListener>,
+    /// The same, a socket unit's: what becomes of them is that unit's business.
+    pub activated: Vec<TcpListener>,
     /// What was skipped, or is not as one might think.
     pub notes: Vec<String>,
 }
 
 impl Bound {
     /// Gives every address that strangers reach a queue of its own for this host. Sockets from before a
-    /// restart have it already.
+    /// restart have it already. `runs_alone`: no other process runs as the same user.
     #[must_use]
-    pub fn with_own_queues(mut self) -> Self {
+    pub fn with_own_queues(mut self, runs_alone: bool) -> Self {
         let addresses: Vec<SocketAddr> = self
             .listeners
             .iter()
             .filter_map(|l| l.local_addr().ok())
             .collect();
         let is_alone = |address| addresses.iter().filter(|a| **a == address).count() == 1;
-        let mut queues = Vec::new();
-        for listener in &self.listeners {
+        let mut pairs = Vec::new();
+        for (first, listener) in self.listeners.iter().enumerate() {
             let Ok(address) = listener.local_addr() else {
                 continue;
             };
@@ -61,13 +64,28 @@ impl Bound {
                 continue;
             }
             match queue::beside(listener) {
-                Ok(queue) => queues.push(queue),
+                Ok(second) => pairs.push((first, second)),
                 Err(error) => self.notes.push(format!(
                     "connections of this host to {address} wait among those of all others: {error}"
                 )),
             }
         }
-        self.listeners.extend(queues);
+        let of = |first: &usize| self.listeners.get(*first);
+        let both: Vec<_> = pairs
+            .iter()
+            .filter_map(|(first, second)| Some((of(first)?, second)))
+            .collect();
+        let open = queue::shut(&self.listeners, &both);
+        if !runs_alone {
+            self.notes.extend(open.iter().map(|address| {
+                format!(
+                    "other processes of this user may listen beside epmd on {address}, and get its connections: \
+                     let epmd run as a user of its own"
+                )
+            }));
+        }
+        self.listeners
+            .extend(pairs.into_iter().map(|(_, second)| second));
         self
     }
 }
@@ -140,10 +158,73 @@ pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, L
     loop {
         match try_bind(&plan, port) {
             Err(ListenError::Taken(_)) if port == 0 && tries < TRIES => tries += 1,
-            Err(ListenError::NoneLeft(_)) if !ours.is_empty() => return Ok(Bound::default()),
+            Err(ListenError::NoneLeft(notes)) if !ours.is_empty() => {
+                return Ok(Bound {
+                    notes,
+                    ..Bound::default()
+                });
+            }
             result => return result,
         }
     }
+}
+
+/// A socket unit's sockets, and loopback beside them where they lack it, at their port: nodes of this host
+/// register there, whatever the unit says. `ours` is what an earlier process has added. Gives also those of
+/// `ours` that are of no use any more.
+///
+/// What can't be had is noted and no error: the sockets that are there serve all others.
+#[must_use]
+pub fn beside_activated(
+    activated: Vec<TcpListener>,
+    ours: Vec<TcpListener>,
+    wanted_port: u16,
+) -> (Bound, Vec<TcpListener>) {
+    let ports: Vec<u16> = activated
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .map(|a| a.port())
+        .collect();
+    let port = if ports.contains(&wanted_port) {
+        wanted_port
+    } else {
+        ports.first().copied().unwrap_or(wanted_port)
+    };
+    let lacking: Vec<IpAddr> = LOOPBACK
+        .into_iter()
+        .filter(|ip| !activated.iter().any(|l| covers(l, *ip, port)))
+        .collect();
+    let (listeners, others) = in_plan(ours, &lacking, port);
+    let mut all = Bound {
+        listeners,
+        activated,
+        notes: Vec::new(),
+    };
+    for ip in lacking {
+        match bind(&[ip], port, &all.listeners) {
+            Ok(mut bound) => {
+                all.listeners.append(&mut bound.listeners);
+                all.notes.append(&mut bound.notes);
+            }
+            Err(ListenError::NoneLeft(mut notes)) => all.notes.append(&mut notes),
+            Err(error) => all.notes.push(format!(
+                "not listening on {ip} beside the socket unit's sockets: {error}; nodes of this host that \
+                 look for epmd there can't register"
+            )),
+        }
+    }
+    (all, others)
+}
+
+/// Whether this socket gets what comes to `ip`.
+fn covers(listener: &TcpListener, ip: IpAddr, port: u16) -> bool {
+    let Ok(address) = listener.local_addr() else {
+        return false;
+    };
+    let own = address.ip().to_canonical();
+    let for_both = || own.is_ipv6() && !SockRef::from(listener).only_v6().is_ok_and(|only| only);
+    address.port() == port
+        && (own == ip || (own.is_unspecified() && (own.is_ipv4() == ip.is_ipv4() || for_both())))
 }
 
 /// The addresses, each once.
@@ -181,7 +262,7 @@ fn try_bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
             ErrorKind::AddrInUse => ListenError::Taken(address),
             _ => ListenError::Failed(address, error),
         };
-        match bind_one(address, &mut notes).map_err(failed)? {
+        match socket::bound(address, &mut notes).map_err(failed)? {
             None => continue,
             Some(socket) => {
                 if port == 0 {
@@ -207,55 +288,11 @@ fn try_bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
         .into_iter()
         .map(|(_, socket)| socket.into())
         .collect();
-    Ok(Bound { listeners, notes })
-}
-
-/// Binds one address; `None` where the host lacks what it takes, which is noted.
-fn bind_one(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<Option<Socket>> {
-    let ip = address.ip();
-    let socket = match Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    ) {
-        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            notes.push(format!(
-                "not listening on {ip}: this host has no {}",
-                family(ip)
-            ));
-            return Ok(None);
-        }
-        socket => socket?,
-    };
-    if ip.is_ipv6() {
-        // Each family by itself: a dual-stack socket would make every IPv4 peer a mapped one.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    defer_accept(&socket)?;
-    match socket.bind(&address.into()) {
-        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-            if ip.is_loopback() || ip.is_unspecified() {
-                notes.push(format!("not listening on {ip}: this host does not have it"));
-                return Ok(None);
-            }
-            match ip {
-                IpAddr::V4(_) => socket.set_freebind_v4(true)?,
-                IpAddr::V6(_) => socket.set_freebind_v6(true)?,
-            }
-            socket.bind(&address.into())?;
-            notes.push(format!(
-                "listening on {ip}, which this host does not have yet; it is served once it is there"
-            ));
-        }
-        result => result?,
-    }
-    Ok(Some(socket))
-}
-
-fn family(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+    Ok(Bound {
+        listeners,
+        activated: Vec::new(),
+        notes,
+    })
 }
 
 #[cfg(test)]

@@ -5,18 +5,20 @@
 //! host's nodes without ever being accepted. So the address gets a second socket, and the kernel puts
 //! what comes by the loopback interface (that is all that this host sends to itself, whatever its
 //! address) into that one's queue. Called by `listen`, which has bound the first socket alone, so that
-//! another program at the same port has been found out before; one of the same user that joins later, as
-//! `SO_REUSEPORT` allows, is never chosen.
+//! another program at the same port has been found out before.
+//!
+//! `SO_REUSEPORT` would let any process of the same user join, or listen at a more specific address
+//! (127.0.0.1 beside 0.0.0.0) and get all that comes there. So the door is `shut` again behind the pairs.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 
 use nix::sys::socket::setsockopt;
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::socket::{BACKLOG, defer_accept};
+use super::socket::{BACKLOG, defer_accept, free_bind};
 
 sockopt_impl!(
     /// Which socket of those with one address takes a connection: socket(7).
@@ -28,6 +30,13 @@ const LOOPBACK: u32 = 1;
 /// The first socket's number among those with its address, in the order in which they came to listen.
 const FIRST: u32 = 0;
 const SECOND: u32 = 1;
+
+/// Addresses that nobody connects to, at which the door may stay open: the last one of 127.0.0.0/8 but
+/// for its broadcast address, and one of the block that is for discarding (RFC 6666).
+const OF_NO_USE: [IpAddr; 2] = [
+    IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(127, 255, 255, 254)),
+];
 
 /// A second socket at the address of one that listens, for what comes from this host. Without it the
 /// first one takes everything, as before.
@@ -51,22 +60,97 @@ fn second(first: &TcpListener) -> io::Result<TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    if address.is_ipv6() {
+    if address.is_ipv6() && !address.ip().is_unspecified() {
+        // Where it is refused, an address that is named takes nothing of IPv4 anyhow.
+        let _ = second.set_only_v6(true);
+    } else if address.is_ipv6() {
         second.set_only_v6(SockRef::from(first).only_v6()?)?;
     }
-    if address.is_ipv4() {
-        second.set_freebind_v4(true)?;
-    } else {
-        second.set_freebind_v6(true)?;
-    }
+    free_bind(&second, address.ip())?;
     second.set_reuse_address(true)?;
     second.set_reuse_port(true)?;
     second.set_nonblocking(true)?;
-    defer_accept(&second)?;
+    // Only saves time.
+    let _ = defer_accept(&second);
     second.bind(&address.into())?;
     second.listen(BACKLOG)?;
     choose_by_interface(&second)?;
     Ok(second.into())
+}
+
+/// Shuts the door behind the new `pairs` (the first socket, and the one [`beside`] it): who comes to the
+/// port later is turned away, whoever runs it. Gives the addresses where that could not be had.
+///
+/// The kernel asks two things of a newcomer. Whether each socket that it would overlap with takes others
+/// beside it: one of each pair says no from now on, the one that the kernel does not meet first when it
+/// looks for who takes a connection (the newest is first with IPv4, the oldest with IPv6), for the choice
+/// is made only where that one has the flag. And before that, as a shortcut, whether the newcomer is like the last
+/// one that was let in at this port: that is to be a socket at an address of no use.
+pub(super) fn shut(all: &[TcpListener], pairs: &[(&TcpListener, &TcpListener)]) -> Vec<SocketAddr> {
+    if pairs.is_empty() {
+        return Vec::new();
+    }
+    // Those from before a restart have been shut already; for a moment all must let others in.
+    let before: Vec<_> = all
+        .iter()
+        .map(|listener| {
+            let socket = SockRef::from(listener);
+            let lets_in = socket.reuse_port().is_ok_and(|is| is);
+            let _ = socket.set_reuse_port(true);
+            (socket, lets_in)
+        })
+        .collect();
+    let port = all
+        .first()
+        .and_then(|listener| listener.local_addr().ok())
+        .map_or(0, |address| address.port());
+    for address in OF_NO_USE {
+        // Where it fails, the trial below tells what came of it.
+        let _ = newcomer(SocketAddr::new(address, port));
+    }
+    for (socket, lets_in) in before {
+        let _ = socket.set_reuse_port(lets_in);
+    }
+    let mut open = Vec::new();
+    for (first, second) in pairs {
+        let Ok(address) = first.local_addr() else {
+            continue;
+        };
+        let (keeps, shuts) = if address.is_ipv4() {
+            (second, first)
+        } else {
+            (first, second)
+        };
+        let _ = SockRef::from(*keeps).set_reuse_port(true);
+        let _ = SockRef::from(*shuts).set_reuse_port(false);
+    }
+    for (first, _) in pairs {
+        let Ok(mut address) = first.local_addr() else {
+            continue;
+        };
+        address.set_ip(match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        });
+        if newcomer(address).is_ok() {
+            open.push(address);
+        }
+    }
+    open
+}
+
+/// Binds as a newcomer would that wants to listen beside others; it never does, and is gone at once.
+fn newcomer(address: SocketAddr) -> io::Result<()> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    free_bind(&socket, address.ip())?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())
 }
 
 /// Has the kernel choose between the sockets of an address by the interface that a packet came by.
@@ -127,20 +211,71 @@ mod tests {
         }
     }
 
+    /// A listener with a pair beside each of these addresses, as the daemon makes them.
+    fn pairs(addresses: &[&str]) -> (u16, Vec<TcpListener>) {
+        let mut port = 0;
+        let firsts: Vec<_> = addresses
+            .iter()
+            .map(|address| {
+                let address = SocketAddr::new(address.parse().unwrap(), port);
+                let domain = Domain::for_address(address);
+                let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+                if address.is_ipv6() {
+                    socket.set_only_v6(true).unwrap();
+                }
+                socket.set_reuse_address(true).unwrap();
+                socket.bind(&address.into()).unwrap();
+                socket.listen(BACKLOG).unwrap();
+                let first = TcpListener::from(socket);
+                port = first.local_addr().unwrap().port();
+                first
+            })
+            .collect();
+        let seconds: Vec<_> = firsts.iter().map(|first| beside(first).unwrap()).collect();
+        let pairs: Vec<_> = firsts.iter().zip(&seconds).collect();
+        assert_eq!(shut(&firsts, &pairs), [], "{addresses:?}");
+        drop(pairs);
+        (port, firsts.into_iter().chain(seconds).collect())
+    }
+
     #[test]
-    fn who_joins_later_gets_nothing() {
-        let first = TcpListener::bind("0.0.0.0:0").unwrap();
-        let address = first.local_addr().unwrap();
-        let second = beside(&first).unwrap();
-        let third = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        third.set_reuse_port(true).unwrap();
-        third.bind(&address.into()).unwrap();
-        third.listen(BACKLOG).unwrap();
-        let third = TcpListener::from(third);
-        for _ in 0..50 {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).unwrap();
-            io::Write::write_all(&mut stream, b"x").unwrap();
-            assert!(takes(&second) && !takes(&third));
+    fn nobody_joins_later_or_listens_at_a_more_specific_address() {
+        for wildcards in [
+            &["0.0.0.0"][..],
+            &["::"],
+            &["0.0.0.0", "::"],
+            &["::", "0.0.0.0"],
+        ] {
+            let (port, listeners) = pairs(wildcards);
+            let v4 = [
+                "127.0.0.1",
+                "127.0.1.1",
+                "127.9.9.9",
+                "0.0.0.0",
+                "192.0.2.1",
+            ];
+            let v6 = ["::1", "::", "2001:db8::9"];
+            let held = |family: &str| wildcards.contains(&family);
+            let of_v4 = v4.iter().filter(|_| held("0.0.0.0"));
+            for address in of_v4.chain(v6.iter().filter(|_| held("::"))) {
+                let address = SocketAddr::new(address.parse().unwrap(), port);
+                for _ in 0..2 {
+                    let taken = newcomer(address).unwrap_err();
+                    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse, "{address}");
+                }
+            }
+            // This host still has its own queue, in each family.
+            for (first, second) in listeners.iter().zip(&listeners[wildcards.len()..]) {
+                let mut way = first.local_addr().unwrap();
+                way.set_ip(if way.is_ipv4() {
+                    Ipv4Addr::LOCALHOST.into()
+                } else {
+                    Ipv6Addr::LOCALHOST.into()
+                });
+                let mut stream = TcpStream::connect(way).unwrap();
+                io::Write::write_all(&mut stream, b"x").unwrap();
+                assert!(!takes(first) && takes(second), "{way}");
+            }
         }
     }
 
