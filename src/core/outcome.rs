@@ -270,6 +270,8 @@ pub struct Outcome<'a> {
     /// Which setting decided, with [`Reason::NotAllowed`] (see `Rules::setting`) and
     /// [`Reason::TooMany`].
     pub setting: Option<Setting>,
+    /// With [`Verdict::Taken`]: since when, in milliseconds since 1970 UTC.
+    pub since: Option<u64>,
 }
 
 impl<'a> Outcome<'a> {
@@ -296,6 +298,7 @@ impl Outcome<'_> {
             verdict,
             reason,
             setting,
+            since,
         } = self;
         Outcome {
             ends,
@@ -304,6 +307,7 @@ impl Outcome<'_> {
             verdict,
             reason,
             setting,
+            since,
         }
     }
 }
