@@ -197,6 +197,8 @@ impl<H: Holder> Desk<H> {
     pub fn is_event(&self, outcome: &Outcome<'_>) -> bool {
         let asked_nothing = outcome.operation == Operation::None;
         match outcome.reason {
+            // A node that was registered, and is not any more.
+            Some(Reason::Closed) if outcome.operation == Operation::Register => true,
             Some(Reason::Closed) => asked_nothing && !self.rules.may_ask(&outcome.ends),
             Some(Reason::Timeout) => !asked_nothing || !self.rules.may_ask(&outcome.ends),
             _ => true,

@@ -160,6 +160,8 @@ pub enum Setting {
     PerSource,
     /// `limits.registrations`.
     Registrations,
+    /// `fs.epoll.max_user_watches`, the kernel's.
+    Watches,
 }
 
 impl fmt::Display for Operation {

@@ -180,7 +180,7 @@ fn the_unit_agrees_with_the_daemon() {
             .expect("a number")
     };
     let limits = Limits::default();
-    let budget = Budget::new(&limits, value("LimitNOFILE"), 4);
+    let budget = Budget::beside(&limits, value("LimitNOFILE"), 4, true);
     assert_eq!(budget.shortfall(&limits), None);
     assert!(value("LimitNOFILE") > 2 * limits.registrations + limits.connections);
     assert!(value("LimitNOFILE") > value("FileDescriptorStoreMax") * 3 / 2);

@@ -253,6 +253,7 @@ impl Line<'_> {
             .into(),
             Reason::Closed => match self.operation {
                 Operation::None => "closed before its request was whole",
+                Operation::Register => "its answer could not be sent, so it was released",
                 _ => "closed before it was answered",
             }
             .into(),
@@ -265,6 +266,7 @@ impl Line<'_> {
                 Some(Setting::PerSource) => "limits.per-source is reached",
                 Some(Setting::Connections) => "limits.connections is reached",
                 Some(Setting::Registrations) => "limits.registrations is reached",
+                Some(Setting::Watches) => "fs.epoll.max_user_watches (sysctl) is reached",
                 _ => "a limit is reached",
             }
             .into(),
