@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
 };
@@ -92,14 +93,15 @@ impl Manager {
         let rights = if numbers.is_empty() { &[][..] } else { &rights };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let data = [IoSlice::new(text.as_bytes())];
-        sendmsg(
-            self.socket.as_raw_fd(),
-            &data,
-            rights,
-            flags,
-            Some(&self.address),
-        )?;
-        Ok(())
+        let socket = self.socket.as_raw_fd();
+        match sendmsg(socket, &data, rights, flags, Some(&self.address)) {
+            Ok(_) => Ok(()),
+            Err(Errno::EAGAIN) => Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "systemd has not read yet what it was told before",
+            )),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The same at the start, where process 1 is waited for a little.

@@ -253,9 +253,9 @@ impl Store {
 
     fn make(&mut self) -> io::Result<()> {
         let number = self.next;
-        let next = number.checked_add(1);
-        self.next =
-            next.ok_or_else(|| io::Error::other("there is no number for another drawer"))?;
+        let next = number
+            .checked_add(1)
+            .ok_or_else(|| io::Error::other("there is no number for another drawer"))?;
         let (input, output) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -269,11 +269,13 @@ impl Store {
                 Manager::store
             };
             store(manager, &name(number, End::Input), input.as_fd())?;
+            self.next = next;
             if let Err(error) = store(manager, &name(number, End::Output), output.as_fd()) {
                 self.forget(number);
                 return Err(error);
             }
         }
+        self.next = next;
         let drawer = Drawer {
             input,
             output,
