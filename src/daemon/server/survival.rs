@@ -284,3 +284,71 @@ fn registration<'r, H>(record: &Record<'r>, holder: H) -> Registration<'r, H> {
         holder,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags};
+
+    use super::*;
+    use crate::config::{Format, Mode};
+
+    /// A node, and what is kept of its registration.
+    fn kept(name: &str) -> (TcpStream, TcpStream, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        node.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let record = Record {
+            id: 1,
+            creation: 77,
+            since: 0,
+            node: Node::new(name.as_bytes(), 4370),
+        };
+        (node, listener.accept().unwrap().0, record.encode())
+    }
+
+    fn take_back_one(record: Vec<u8>, connection: TcpStream, epoll: &Arc<Epoll>) -> Registry<Held> {
+        let log = Log::start(Format::Text, Mode::Foreground).unwrap();
+        let mut registry = Registry::default();
+        let connection = Some(OwnedFd::from(connection));
+        let kept = vec![Kept { record, connection }];
+        take_back(kept, &mut registry, epoll, &log);
+        registry
+    }
+
+    /// Killed between the two, the daemon leaves a name that is taken, and a node that waits for ever.
+    #[test]
+    fn a_node_that_was_kept_and_not_answered_is_answered_once() {
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        let (mut node, connection, record) = kept("api");
+        for _ in 0..2 {
+            let copy = connection.try_clone().unwrap();
+            let registry = take_back_one(record.clone(), copy, &epoll);
+            assert_eq!(registry.len(), 1);
+        }
+        let mut answer = [0; 6];
+        node.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"v\0\0\0\0\x4d");
+        node.set_nonblocking(true).unwrap();
+        let more = node.read(&mut answer).unwrap_err();
+        assert_eq!(more.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// Its node would believe to be registered for ever.
+    #[test]
+    fn a_kept_connection_that_cannot_be_watched_is_shut_down() {
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        let (mut node, connection, record) = kept("api");
+        let _systemds = connection.try_clone().unwrap();
+        // It is watched already, and so can't be once more.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, 1);
+        epoll.add(&connection, event).unwrap();
+        let registry = take_back_one(record, connection, &epoll);
+        assert_eq!(registry.len(), 0);
+        assert_eq!(node.read(&mut [0]).unwrap(), 0);
+    }
+}
