@@ -209,6 +209,7 @@ fn refusal(source: u32) -> Outcome<'static> {
         verdict: Verdict::Refused,
         reason: Some(Reason::NotAllowed),
         setting: Some(Setting::Allow),
+        since: None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! `daemon`.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 
@@ -79,4 +79,36 @@ fn new_descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
         }
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether a byte was ever sent, or given to the kernel to be sent, on a TCP connection (`TCP_INFO`,
+/// tcp(7)). A kernel before 4.6 does not know: then it is taken for sent.
+///
+/// # Errors
+/// What getsockopt(2) says; it is no TCP connection, for example.
+pub fn has_sent(connection: BorrowedFd<'_>) -> io::Result<bool> {
+    /// Where `tcpi_notsent_bytes` and `tcpi_data_segs_out` are in Linux's `struct tcp_info`, and its length
+    /// with them; libc's own has neither.
+    const NOT_SENT: usize = 144;
+    const DATA_SEGMENTS_OUT: usize = 156;
+    const LENGTH: usize = 160;
+    let mut info = [0_u32; LENGTH / size_of::<u32>()];
+    let mut length = LENGTH as libc::socklen_t;
+    // SAFETY: `info` is LENGTH bytes that are ours to write, `length` says so, and the kernel writes no
+    // more than that; any bytes are a u32.
+    let result = unsafe {
+        libc::getsockopt(
+            connection.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let field = |offset: usize| info.get(offset / size_of::<u32>()).copied();
+    let is_known = usize::try_from(length).is_ok_and(|length| length >= LENGTH);
+    Ok(!is_known || field(NOT_SENT) != Some(0) || field(DATA_SEGMENTS_OUT) != Some(0))
 }

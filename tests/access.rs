@@ -12,13 +12,15 @@
 mod common;
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use common::netns::{Host, network, v4, v6};
+use common::binary::Epmd;
+use common::netns::{EPMD, Host, network, v4, v6};
 use common::service::{Launch, Service, brief, found, listed};
-use common::wire::{Answer, Node, ask, register, send};
+use common::wire::{Answer, Node, Registered, ask, frame, register, send};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 /// Lines as JSON, so that a test can read them.
 const JSON: &str = "[audit]\nformat = \"json\"\n";
@@ -786,4 +788,116 @@ fn the_line_that_admits_is_named_where_the_list_in_force_comes_from() {
         let _name = service.hold("api");
         assert_eq!(peer.ask(to, b"zapi"), found("api"));
     }
+}
+
+/// A kill or a stop that is not allowed is answered as ever, and told and counted as every refusal.
+#[test]
+fn a_kill_or_stop_of_this_host_that_is_not_allowed_is_told() {
+    let [server] = network(["server"]);
+    let service = Service::start(&server, "[audit]\nformat = \"json\"\nwindow = \"1s\"\n");
+    let _api = service.hold("api");
+    for (request, answer, event, why) in [
+        (
+            &b"k"[..],
+            Answer::Bytes(b"NO".to_vec()),
+            "refused kill from 127.0.0.1: not_allowed",
+            "names are registered, and relaxed_command_check is off",
+        ),
+        (
+            b"sapi",
+            Answer::Nothing,
+            "refused stop of api from 127.0.0.1: not_allowed",
+            "relaxed_command_check is off",
+        ),
+    ] {
+        for _ in 0..3 {
+            assert_eq!(service.ask(request), answer);
+        }
+        let told = service.expect_event(event);
+        assert!(message(&told).ends_with(why), "{told}");
+        let sum = service.expect_event(event);
+        assert_eq!(sum["repeats"], 2);
+    }
+    service.assert_alive();
+}
+
+#[test]
+fn a_name_that_is_taken_is_told_once_a_window() {
+    let [server] = network(["server"]);
+    let service = Service::start(&server, "[audit]\nformat = \"json\"\nwindow = \"1s\"\n");
+    let _api = service.hold("api");
+    let _web = service.hold("web");
+    for name in ["api", "web", "api", "api"] {
+        let registration = service.register(&Node::new(name));
+        assert_eq!(registration.end, Registered::Taken { left_open: false });
+    }
+    for name in ["api", "web"] {
+        let told = service.expect_event(&format!("taken register of {name} from 127.0.0.1"));
+        assert_eq!(
+            (&told["repeats"], &told["severity"]),
+            (&0.into(), &"WARNING".into())
+        );
+        assert!(told.get("reason").is_none(), "{told}");
+        let words = format!("\"{name}\" is registered already, since ");
+        let time = message(&told).strip_prefix(&words).expect("since when");
+        assert!(
+            time.len() == "14:02 UTC".len() && time.ends_with(" UTC"),
+            "{time}"
+        );
+    }
+    let sum = service.expect_event("taken register of api from 127.0.0.1");
+    assert_eq!(sum["repeats"], 2);
+    assert_eq!(service.other_events(), Vec::<Value>::new());
+}
+
+/// One host with a /64 full of addresses keeps nobody else out of lines and table.
+#[test]
+fn a_host_with_many_addresses_keeps_nobody_out() {
+    let [server, many, prober] = network(["server", "many", "prober"]);
+    many.ip("route add local fd78::/48 dev lo\n");
+    server.ip("route add fd78::/48 via fd77::2\n");
+    let service = Service::start(&server, JSON);
+    many.enter(|| {
+        for n in 0..300 {
+            let from: IpAddr = [0xfd78, 0, 0, n % 2, 0, 0, 0, n + 1].into();
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
+            // It is the host's by a route; there is no interface that has it.
+            socket.set_freebind_v6(true).expect("an option");
+            socket
+                .bind(&SocketAddr::new(from, 0).into())
+                .expect("bound");
+            let to = SocketAddr::new(server.v6(), EPMD);
+            socket.connect(&to.into()).expect("connected");
+            assert_eq!(ask(socket.into(), &frame(b"zapi")), Answer::Nothing);
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(prober.ask(server.v6(), b"zapi"), Answer::Nothing);
+    }
+    let told: Vec<String> = service.other_events().iter().map(brief).collect();
+    let first = "refused lookup of api from fd77::3: not_allowed";
+    assert_eq!(
+        told.iter().filter(|line| *line == first).count(),
+        1,
+        "{told:#?}"
+    );
+    assert!(told.len() <= 100, "{told:#?}");
+    let status = server.run(Epmd::Ours.command().args(["-status", "-json"]));
+    let status: Value = serde_json::from_str(&status.stdout).expect("one JSON object");
+    let refusals: Vec<_> = status["refusals"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|r| (r["source"].as_str(), r["count"].as_u64()))
+        .collect();
+    assert_eq!(
+        refusals[..4],
+        [
+            (Some("fd77::3"), Some(3)),
+            (Some("fd78:0:0:1::/64"), Some(118)),
+            (Some("fd78::/64"), Some(118)),
+            (Some("fd78:0:0:1::40"), Some(1)),
+        ]
+    );
+    assert_eq!(refusals.len(), 3 + 64);
 }

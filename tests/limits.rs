@@ -706,7 +706,7 @@ fn a_flood_of_refusals_costs_bounded_memory_and_lines() {
     let mut service = Service::start(&server, "[audit]\nformat = \"json\"\n");
     let before = peak_memory(service.pid());
     let start = Instant::now();
-    let sources = (0..SOURCES).map(|n| address_of(n / 16, n));
+    let sources = (0..SOURCES).map(|n| address_of(n, n));
     let mut number = 0;
     from_many_sources(&many, server.v6(), sources, |stream| {
         number += 1;

@@ -95,6 +95,7 @@ mod tests {
                     verdict,
                     reason,
                     setting: None,
+                    since: None,
                 };
                 counters.count(&outcome);
             }

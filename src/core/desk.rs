@@ -102,6 +102,7 @@ impl<H: Holder> Desk<H> {
             verdict,
             reason,
             setting: setting(reason),
+            since: None,
         };
         let end = |reply, verdict, reason| Step::End(reply, outcome(verdict, reason));
         let refuse = |reason| end(Reply::Whole, Verdict::Refused, reason);
@@ -151,9 +152,11 @@ impl<H: Holder> Desk<H> {
             }
             Some(Request::Kill) => {
                 out.extend(wire::KILL_NO);
-                refuse(None)
+                refuse(Some(Reason::NotAllowed))
             }
-            Some(Request::Stop(_)) if !self.relaxed_command_check => refuse(None),
+            Some(Request::Stop(_)) if !self.relaxed_command_check => {
+                refuse(Some(Reason::NotAllowed))
+            }
             Some(Request::Stop(name)) => match self.registry.release_name(name) {
                 Some(holder) => {
                     holder.release();
@@ -174,7 +177,11 @@ impl<H: Holder> Desk<H> {
                 let held = self.registry.holder(node.name).map(Holder::is_gone);
                 if held == Some(false) {
                     wire::encode_taken(node.highest, out);
-                    return end(Reply::Whole, Verdict::Taken, None);
+                    let taken = Outcome {
+                        since: self.registry.since(node.name),
+                        ..outcome(Verdict::Taken, None)
+                    };
+                    return Step::End(Reply::Whole, taken);
                 }
                 if held.is_none() && self.registry.len() >= self.max_registrations {
                     return refuse(Some(Reason::TooMany));
@@ -190,6 +197,8 @@ impl<H: Holder> Desk<H> {
     pub fn is_event(&self, outcome: &Outcome<'_>) -> bool {
         let asked_nothing = outcome.operation == Operation::None;
         match outcome.reason {
+            // A node that was registered, and is not any more.
+            Some(Reason::Closed) if outcome.operation == Operation::Register => true,
             Some(Reason::Closed) => asked_nothing && !self.rules.may_ask(&outcome.ends),
             Some(Reason::Timeout) => !asked_nothing || !self.rules.may_ask(&outcome.ends),
             _ => true,
@@ -416,10 +425,13 @@ mod tests {
         let (out, _, verdict, reason) = ask(&mut desk, "127.0.0.1", Request::Kill);
         assert_eq!(
             (&out[..], verdict, reason),
-            (&b"NO"[..], Verdict::Refused, None)
+            (&b"NO"[..], Verdict::Refused, Some(Reason::NotAllowed))
         );
-        let (out, _, verdict, _) = ask(&mut desk, "127.0.0.1", Request::Stop(b"api"));
-        assert_eq!((&out[..], verdict), (&b""[..], Verdict::Refused));
+        let (out, _, verdict, reason) = ask(&mut desk, "127.0.0.1", Request::Stop(b"api"));
+        assert_eq!(
+            (&out[..], verdict, reason),
+            (&b""[..], Verdict::Refused, Some(Reason::NotAllowed))
+        );
         desk.relaxed_command_check = true;
         let (out, _, verdict, _) = ask(&mut desk, "127.0.0.1", Request::Stop(b"api"));
         assert_eq!((&out[..], verdict), (&b"STOPPED"[..], Verdict::Answered));

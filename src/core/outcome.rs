@@ -160,6 +160,8 @@ pub enum Setting {
     PerSource,
     /// `limits.registrations`.
     Registrations,
+    /// `fs.epoll.max_user_watches`, the kernel's.
+    Watches,
 }
 
 impl fmt::Display for Operation {
@@ -270,6 +272,8 @@ pub struct Outcome<'a> {
     /// Which setting decided, with [`Reason::NotAllowed`] (see `Rules::setting`) and
     /// [`Reason::TooMany`].
     pub setting: Option<Setting>,
+    /// With [`Verdict::Taken`]: since when, in milliseconds since 1970 UTC.
+    pub since: Option<u64>,
 }
 
 impl<'a> Outcome<'a> {
@@ -296,6 +300,7 @@ impl Outcome<'_> {
             verdict,
             reason,
             setting,
+            since,
         } = self;
         Outcome {
             ends,
@@ -304,6 +309,7 @@ impl Outcome<'_> {
             verdict,
             reason,
             setting,
+            since,
         }
     }
 }

@@ -173,6 +173,13 @@ impl<H> Registry<H> {
         self.order.get(&id).map(|rest| &rest.holder)
     }
 
+    /// Since when this name is held, in milliseconds since 1970 UTC.
+    #[must_use]
+    pub fn since(&self, name: &[u8]) -> Option<u64> {
+        let id = self.names.get(name)?.id;
+        self.order.get(&id).map(|rest| rest.since)
+    }
+
     /// Registers a node whose name is free, and gives its number and creation. The holder of a
     /// registration that had the name is given back: the caller has looked first.
     pub fn register(&mut self, node: &Node<'_>, since: u64, holder: H) -> (Id, u32, Option<H>) {

@@ -8,6 +8,7 @@
 //! number of connections. Called by `server`.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::core::outcome::Setting;
@@ -29,6 +30,16 @@ impl Source {
                 let network = a.to_bits() >> 64 << 64;
                 Self(IpAddr::V6(Ipv6Addr::from_bits(network)))
             }
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    /// The address, or the network with its length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
         }
     }
 }
@@ -273,6 +284,8 @@ mod tests {
         let of = |a: &str| Source::of(a.parse().unwrap());
         assert_eq!(of("fd00:3::1"), of("fd00:3::ffff:1"));
         assert_ne!(of("fd00:3::1"), of("fd00:3:0:1::1"));
+        assert_eq!(of("fd00:3::1").to_string(), "fd00:3::/64");
+        assert_eq!(of("203.0.113.9").to_string(), "203.0.113.9");
     }
 
     #[test]

@@ -64,8 +64,8 @@ pub struct Registered {
 /// What the audit tracks of a source, an operation and a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Who asked.
-    pub source: IpAddr,
+    /// Who asked: an address, or an IPv6 /64 where several of its addresses did.
+    pub source: String,
     /// For what.
     pub operation: String,
     /// Why it was refused.
@@ -137,10 +137,15 @@ pub fn kind_name(kind: u8) -> String {
     }
 }
 
-/// A time in RFC 3339, UTC, with milliseconds.
+/// A time in RFC 3339, UTC, with milliseconds; one before 1970 or after 9999, which can't be written, as the
+/// nearest that can.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    const LAST: Duration = Duration::from_millis(253_402_300_799_999);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default().min(LAST);
+    let time = SystemTime::UNIX_EPOCH.checked_add(since);
+    humantime::format_rfc3339_millis(time.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 impl fmt::Display for Status {
@@ -201,7 +206,7 @@ impl fmt::Display for Status {
                 |n| format!("{operation} of \"{}\"", escape_again(n)),
             );
             vec![
-                source.to_string(),
+                source.clone(),
                 what,
                 reason.clone(),
                 count.to_string(),
@@ -268,7 +273,7 @@ mod tests {
                 BTreeMap::from([("answered".into(), 3), ("failed".into(), 0)]),
             )]),
             refusals: vec![Refused {
-                source: "203.0.113.9".parse().unwrap(),
+                source: "203.0.113.9".into(),
                 operation: "lookup".into(),
                 reason: "not_allowed".into(),
                 node: Some("api".into()),
@@ -294,6 +299,15 @@ mod tests {
             },
             answered: vec![],
         }
+    }
+
+    #[test]
+    fn any_time_can_be_told() {
+        let after = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        assert_eq!(rfc3339(after(1)), "1970-01-01T00:00:00.001Z");
+        assert_eq!(rfc3339(after(u64::MAX)), "9999-12-31T23:59:59.999Z");
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(rfc3339(before), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use super::listen::holder::Holders;
 use super::listen::{self, Bound, ListenError};
 use super::log::{Level, Log};
-use super::server::{self, Carried, Keeping, Start, budget};
+use super::server::budget::{self, Budget};
+use super::server::{self, Carried, Keeping, Start};
 use super::systemd::inherited::{self, Inherited};
-use super::systemd::store::Store;
-use super::systemd::{self, KeptSettings, Notifier};
+use super::systemd::store::{Room, Store};
+use super::systemd::{self, KeptSettings, Notifier, notify};
 use super::takeover::{self, Force, Taken};
-use crate::config::{Mode, Settings, Snapshot, Sources};
+use crate::config::{Limits, Mode, Settings, Snapshot, Sources};
 use crate::core::status::CONTROL_SOCKET;
 use crate::exit::{Exit, complain};
 use crate::sys;
@@ -106,7 +107,15 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         snapshot,
         complaint,
     } = loaded;
-    let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, &mut notes));
+    let room = Room {
+        descriptors,
+        connections: room_for_registrations(
+            &settings.limits,
+            descriptors,
+            listeners.len().saturating_add(activated.len()),
+        ),
+    };
+    let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, room, &mut notes));
     listeners.append(&mut activated);
     let log = Log::start(settings.audit.format, mode).map_err(|error| {
         complain(format_args!("epmd: can't start the log's thread: {error}"));
@@ -244,15 +253,30 @@ fn settings(sources: &Sources, inherited: Option<&Inherited>) -> Result<Loaded, 
     }
 }
 
+/// How many registrations the descriptors are good for, whatever `limits.registrations` is now: who has a
+/// name keeps it.
+fn room_for_registrations(limits: &Limits, descriptors: usize, listeners: usize) -> usize {
+    let limits = Limits {
+        registrations: usize::MAX,
+        ..limits.clone()
+    };
+    Budget::beside(&limits, descriptors, listeners, true).registrations
+}
+
 /// Hands what is to outlive this process to systemd's store.
 fn keep(
     inherited: Inherited,
     snapshot: Option<Snapshot>,
     listeners: &[TcpListener],
+    room: Room,
     notes: &mut Vec<String>,
 ) -> Keeping {
     notes.extend(inherited.notes);
-    let (store, registrations) = Store::open(inherited.drawers, notes);
+    let manager = notify::manager().unwrap_or_else(|error| {
+        notes.push(format!("registrations will not survive a restart: {error}"));
+        None
+    });
+    let (store, registrations) = Store::open(manager, inherited.drawers, room, notes);
     let last = inherited
         .settings
         .last_key_value()

@@ -1,9 +1,10 @@
 //! Our epmd on a host of its own, with a file that can be written anew, and the audit that it leaves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -29,6 +30,53 @@ pub(crate) struct Launch<'h> {
     config: String,
     activation: Option<TcpListener>,
     stderr: Option<Stdio>,
+}
+
+/// A service manager that hears what it is told when the test wants it to, and keeps nothing.
+pub(crate) struct Manager {
+    path: PathBuf,
+    socket: UnixDatagram,
+    /// What it has heard.
+    heard: RefCell<String>,
+}
+
+impl Manager {
+    /// One for services of this host.
+    pub(crate) fn on(host: &Host) -> Self {
+        let path = host.file("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_nonblocking(true).expect("an option");
+        Self {
+            path,
+            socket,
+            heard: RefCell::default(),
+        }
+    }
+
+    /// Reads what it was told.
+    pub(crate) fn hear(&self) {
+        let mut buffer = [0; 65_536];
+        while let Ok(count) = self.socket.recv(&mut buffer) {
+            let told = String::from_utf8_lossy(&buffer[..count]);
+            self.heard.borrow_mut().push_str(&told);
+        }
+    }
+
+    /// Reads until it is told this.
+    pub(crate) fn wait_until_told(&self, words: &str) {
+        wait_for(words, || {
+            self.hear();
+            self.heard.borrow().contains(words).then_some(())
+        });
+    }
+
+    /// Has its socket so full that nobody can tell it anything until it reads.
+    pub(crate) fn stop_hearing(&self) {
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("an option");
+        self.heard.borrow_mut().clear();
+        while sender.send_to(b"X_FULL=1", &self.path).is_ok() {}
+    }
 }
 
 /// Our epmd, running; dropping it ends it.
@@ -78,6 +126,13 @@ impl<'h> Launch<'h> {
     pub(crate) fn wrapped(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// As a service of this service manager.
+    pub(crate) fn under(self, manager: &Manager) -> Self {
+        let path = manager.path.to_str().expect("a path in UTF-8");
+        self.variable("NOTIFY_SOCKET", path)
+            .arguments(&["-systemd"])
     }
 
     /// By socket activation: with `-systemd`, and this socket as systemd hands it over.

@@ -231,6 +231,7 @@ fn hung_up(ends: Ends) -> Outcome<'static> {
         verdict: Verdict::Failed,
         reason: Some(Reason::Closed),
         setting: None,
+        since: None,
     }
 }
 

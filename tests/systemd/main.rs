@@ -10,6 +10,7 @@
 //! - `sockets`: socket activation, by our socket unit and by Debian's.
 //! - `survival`: what restarts and kills cost: nothing.
 //! - `release`: what goes when it should: dead nodes, released names, old creations.
+//! - `few`: a store that holds much beside few descriptors.
 //! - `junk`: a store that holds what makes no sense.
 //! - `load`: nodes that hold names, and lookups without a pause.
 
@@ -23,6 +24,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod few;
 mod journal;
 mod junk;
 mod load;

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::Signal;
 
 use hardened_epmd::config::Limits;
-use hardened_epmd::daemon::log::REFUSED_MESSAGE_ID;
+use hardened_epmd::daemon::log::{REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID};
 use hardened_epmd::daemon::server::budget::Budget;
 use hardened_epmd::exit::Exit;
 
@@ -180,13 +180,15 @@ fn the_unit_agrees_with_the_daemon() {
             .expect("a number")
     };
     let limits = Limits::default();
-    let budget = Budget::new(&limits, value("LimitNOFILE"), 4);
+    let budget = Budget::beside(&limits, value("LimitNOFILE"), 4, true);
     assert_eq!(budget.shortfall(&limits), None);
     assert!(value("LimitNOFILE") > 2 * limits.registrations + limits.connections);
     assert!(value("LimitNOFILE") > value("FileDescriptorStoreMax") * 3 / 2);
     assert_eq!(value("RestartPreventExitStatus"), Exit::Config as usize);
     let catalogue = include_str!("../../systemd/epmd.catalog");
-    assert!(catalogue.contains(&format!("\n-- {REFUSED_MESSAGE_ID}\n")));
+    for id in [REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID] {
+        assert!(catalogue.contains(&format!("\n-- {id}\n")));
+    }
 }
 
 /// The example of /etc/default/epmd, with every line in force.

@@ -8,11 +8,13 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::table::{Row, SOURCES};
 use super::{Event, Kind, escape, escape_name};
 use crate::core::outcome::{Operation, Outcome, Reason, Setting, Verdict};
+use crate::core::slots::Source;
+use crate::core::status::rfc3339;
 
 /// What a message has to know of the settings, to say which line would admit a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +64,8 @@ impl Origin {
 }
 
 /// Makes the line that is due for a row, which counts as told then.
-pub(super) fn of_row(row: &mut Row, source: IpAddr, now: Duration, hint: &Hint) -> Event {
+/// `now` is counted from the daemon's start.
+pub(super) fn of_row(row: &mut Row, now: Duration, started: SystemTime, hint: &Hint) -> Event {
     let sum = row.take(now);
     let several = sum.is_some();
     let name = row.name().filter(|_| !(several && row.names_differ));
@@ -77,15 +80,20 @@ pub(super) fn of_row(row: &mut Row, source: IpAddr, now: Duration, hint: &Hint) 
             None if several && row.names_differ => Name::Several,
             None => Name::None,
         },
-        peer: source,
+        peer: row.peer,
+        several_peers: several && row.peers_differ,
         local: row.local,
+        since: row.since.map(|since| {
+            let now = started.checked_add(now).unwrap_or(started);
+            time_of(since, now)
+        }),
     };
     Event {
         kind: row.kind,
         operation: Some(row.operation),
-        peer: Some((source, row.port)),
+        peer: Some((row.peer, row.port)),
         local: Some(row.local),
-        reason: Some(row.reason),
+        reason: row.reason,
         repeats: sum.map_or(0, |(repeats, _)| repeats),
         message: match sum {
             None => line.first(hint),
@@ -128,10 +136,12 @@ pub(super) fn more_lookups(count: u64) -> Event {
 
 /// The line that counts what fell out of the table untold.
 pub(super) fn overflow(kind: Kind, count: u64) -> Event {
-    let requests = if count == 1 { "request" } else { "requests" };
-    let verb = verb(kind);
-    let message =
-        format!("{verb} {count} more {requests} from sources beyond the {SOURCES} tracked");
+    let plural = if count == 1 { "" } else { "s" };
+    let what = match kind {
+        Kind::Taken => format!("found {count} more name{plural} registered already,"),
+        _ => format!("{} {count} more request{plural}", verb(kind)),
+    };
+    let message = format!("{what} from sources beyond the {SOURCES} tracked");
     of_many(kind, count, message)
 }
 
@@ -157,23 +167,27 @@ enum Name<'a> {
 }
 
 /// What a line about one source says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Line<'a> {
     kind: Kind,
     operation: Operation,
-    reason: Reason,
+    reason: Option<Reason>,
     /// `None` also where several settings decided.
     setting: Option<Setting>,
     name: Name<'a>,
     peer: IpAddr,
+    /// Several addresses of its /64 have asked.
+    several_peers: bool,
     local: IpAddr,
+    /// Since when the name is taken.
+    since: Option<String>,
 }
 
 impl Line<'_> {
     /// The message of a first refusal, with the line that would admit the peer.
     fn first(&self, hint: &Hint) -> String {
         let mut text = self.what(hint);
-        if self.reason == Reason::NotAllowed
+        if self.reason == Some(Reason::NotAllowed)
             && let Some(place) = self.admitting(hint)
         {
             let _ = write!(text, " (to admit it: add \"{}\" to {place})", self.peer);
@@ -194,6 +208,9 @@ impl Line<'_> {
     }
 
     fn what(&self, hint: &Hint) -> String {
+        let Some(reason) = self.reason else {
+            return self.taken();
+        };
         let what = match self.operation {
             Operation::Lookup => "lookup",
             Operation::List => "list",
@@ -209,12 +226,32 @@ impl Line<'_> {
             Name::One(name) => format!(" of \"{name}\""),
             Name::Several => " of different names".into(),
         };
-        let (verb, peer) = (verb(self.kind), self.peer);
-        format!("{verb} {what}{of} from {peer}: {}", self.why(hint))
+        let (verb, peer) = (verb(self.kind), self.peer());
+        format!("{verb} {what}{of} from {peer}: {}", self.why(reason, hint))
     }
 
-    fn why(&self, hint: &Hint) -> String {
-        match self.reason {
+    /// A name that is registered already. Who asked is this host.
+    fn taken(&self) -> String {
+        let mut text = match self.name {
+            Name::One(name) => format!("\"{name}\" is registered already"),
+            _ => return "different names are registered already".into(),
+        };
+        if let Some(since) = &self.since {
+            let _ = write!(text, ", since {since}");
+        }
+        text
+    }
+
+    fn peer(&self) -> String {
+        if self.several_peers {
+            format!("different addresses of {}", Source::of(self.peer))
+        } else {
+            self.peer.to_string()
+        }
+    }
+
+    fn why(&self, reason: Reason, hint: &Hint) -> String {
+        match reason {
             Reason::NotAllowed => self.not_allowed(),
             Reason::Denied => "in access.deny".into(),
             Reason::NotLocal => match self.operation {
@@ -237,6 +274,7 @@ impl Line<'_> {
             .into(),
             Reason::Closed => match self.operation {
                 Operation::None => "closed before its request was whole",
+                Operation::Register => "its answer could not be sent, so it was released",
                 _ => "closed before it was answered",
             }
             .into(),
@@ -249,6 +287,7 @@ impl Line<'_> {
                 Some(Setting::PerSource) => "limits.per-source is reached",
                 Some(Setting::Connections) => "limits.connections is reached",
                 Some(Setting::Registrations) => "limits.registrations is reached",
+                Some(Setting::Watches) => "fs.epoll.max_user_watches (sysctl) is reached",
                 _ => "a limit is reached",
             }
             .into(),
@@ -299,6 +338,23 @@ fn verb(kind: Kind) -> &'static str {
         Kind::Refused => "refused",
         Kind::WouldRefuse => "would refuse",
         Kind::Lookup => "answered",
+        Kind::Taken => "found taken",
+    }
+}
+
+/// A time of the last 24 hours by its hour and minute, an earlier one with its day; in UTC.
+fn time_of(since: u64, now: SystemTime) -> String {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let since = UNIX_EPOCH.checked_add(Duration::from_millis(since));
+    let since = since.unwrap_or(UNIX_EPOCH);
+    // As `2026-11-23T14:02:11.000Z`.
+    let text = rfc3339(since);
+    let (day, time) = text.split_once('T').unwrap_or_default();
+    let time = time.get(..5).unwrap_or(time);
+    if now.duration_since(since).is_ok_and(|age| age < DAY) {
+        format!("{time} UTC")
+    } else {
+        format!("{day} {time} UTC")
     }
 }
 
@@ -353,14 +409,16 @@ mod tests {
         Line {
             kind: Kind::Refused,
             operation,
-            reason,
+            reason: Some(reason),
             setting,
             name: match operation {
                 Operation::Lookup | Operation::Register | Operation::Stop => Name::One("wg_man"),
                 _ => Name::None,
             },
             peer: [203, 0, 113, 9].into(),
+            several_peers: false,
             local: [10, 0, 3, 5].into(),
+            since: None,
         }
     }
 
@@ -549,7 +607,7 @@ mod tests {
         let mut line = line(Operation::Lookup, Reason::NotAllowed, Some(Setting::Allow));
         let sum = |line: Line<'_>, n, ms| line.sum(&Hint::default(), n, Duration::from_millis(ms));
         assert_eq!(
-            sum(line, 37, 60_020),
+            sum(line.clone(), 37, 60_020),
             "refused lookup of \"wg_man\" from 203.0.113.9: not in access.allow, 37 more times in 60 s"
         );
         line.kind = Kind::WouldRefuse;
@@ -559,6 +617,30 @@ mod tests {
             sum(line, 1, 250),
             "would refuse lookup of different names from 203.0.113.9: \
              not in access.allow, or allow of [access.node], 1 more time in 250 ms"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_told_with_its_time() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        // 2026-11-23T14:02:11Z
+        let since = 1_795_442_531_000;
+        assert_eq!(time_of(since, at(1_795_450_000)), "14:02 UTC");
+        assert_eq!(time_of(since, at(1_795_600_000)), "2026-11-23 14:02 UTC");
+        assert_eq!(time_of(since, at(0)), "2026-11-23 14:02 UTC");
+        assert_eq!(time_of(u64::MAX, at(0)), "9999-12-31 23:59 UTC");
+        let mut line = Line {
+            kind: Kind::Taken,
+            reason: None,
+            since: Some(time_of(since, at(1_795_450_000))),
+            ..line(O::Register, R::Closed, None)
+        };
+        let told = "\"wg_man\" is registered already, since 14:02 UTC";
+        assert_eq!(line.first(&Hint::default()), told);
+        line.name = Name::Several;
+        assert_eq!(
+            line.sum(&Hint::default(), 2, Duration::from_secs(60)),
+            "different names are registered already, 2 more times in 60 s"
         );
     }
 

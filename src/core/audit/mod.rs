@@ -1,9 +1,11 @@
 //! Which refusals are told, and which are only counted.
 //!
 //! The first refusal of a (source, operation, reason) is told at once; repeats are counted and told
-//! as one line at the end of the window. Sources are tracked in bounded memory and lines have a budget
-//! for each second, so that a scanner can't flood the log; what finds no budget waits in the table,
-//! and what falls out of the table is summed up. No refusal is lost from the totals: a line with
+//! as one line at the end of the window. A source is what the limits take for one: an IPv4 address, or an
+//! IPv6 /64. Sources are tracked in bounded memory and lines have a budget for each second, so that a
+//! scanner can't flood the log; who has many addresses takes rows and lines from itself alone. What finds
+//! no budget waits in the table, and what falls out of the table is summed up. A name that is registered
+//! already is told in the same way, name by name. No refusal is lost from the totals: a line with
 //! `repeats` 0 stands for one, any other line for `repeats` of them.
 //!
 //! Knows no clock and writes nothing: time is an argument, counted from the daemon's start, and lines
@@ -19,14 +21,15 @@ mod table;
 mod tests;
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use escape::{escape, escape_again, escape_json, escape_name, escape_note, toml_string};
 pub use message::{Hint, Origin};
 
 use crate::core::outcome::{Operation, Outcome, Reason, Verdict};
+use crate::core::slots::Source;
 use budget::Budget;
-use table::{Beyond, Table};
+use table::{Beyond, Row, Site, Table};
 
 /// Lines that the end of the daemon may tell at once, however many sources are untold: half of what
 /// the log keeps for its reader. The rest is summed up.
@@ -41,6 +44,8 @@ pub enum Kind {
     WouldRefuse,
     /// A lookup was answered (`audit.lookups`).
     Lookup,
+    /// A registration found its name taken.
+    Taken,
 }
 
 impl Kind {
@@ -51,6 +56,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::WouldRefuse => "would_refuse",
             Self::Lookup => "lookup",
+            Self::Taken => "taken",
         }
     }
 }
@@ -65,12 +71,12 @@ pub struct Event {
     pub operation: Option<Operation>,
     /// The name that was asked for, escaped; absent where there is none, or several.
     pub node: Option<String>,
-    /// Who asked, canonical, and from which port; absent only from a line that counts what could not
-    /// be told one by one.
+    /// Who asked, canonical, and from which port: the latest, where the line sums up several addresses of
+    /// one IPv6 /64. Absent only from a line that counts what could not be told one by one.
     pub peer: Option<(IpAddr, u16)>,
     /// The address it came to; absent as `peer` is.
     pub local: Option<IpAddr>,
-    /// Why; absent from an answered lookup, and as `peer` is.
+    /// Why; absent from an answered lookup and a name that is taken, and as `peer` is.
     pub reason: Option<Reason>,
     /// How many like it since the last line; 0 on the first.
     pub repeats: u64,
@@ -81,8 +87,8 @@ pub struct Event {
 /// What the audit remembers of one (source, operation, reason), for `-status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tracked {
-    /// Who asked, canonical.
-    pub source: IpAddr,
+    /// Who asked: an address, or an IPv6 /64 where several of its addresses did.
+    pub source: String,
     /// Refused, or only would have been.
     pub kind: Kind,
     /// What was asked.
@@ -114,6 +120,8 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Audit {
     policy: Policy,
+    /// When the daemon started, by the wall clock.
+    started: SystemTime,
     table: Table,
     /// Where [`Self::due`] begins to look, so that nobody waits for ever behind the same others.
     begin: usize,
@@ -137,7 +145,8 @@ impl Audit {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
-            table: Table::new(),
+            started: SystemTime::UNIX_EPOCH,
+            table: Table::default(),
             begin: 0,
             rows_due: None,
             budget: Budget::default(),
@@ -147,6 +156,13 @@ impl Audit {
             more_lookups: 0,
             lookups_due: None,
         }
+    }
+
+    /// The same, which knows when the daemon started by the wall clock: what happened today is then told
+    /// without its day.
+    #[must_use]
+    pub fn started_at(self, started: SystemTime) -> Self {
+        Self { started, ..self }
     }
 
     /// Goes by new settings from now on (SIGHUP). What was counted stays; windows that are open end
@@ -161,11 +177,11 @@ impl Audit {
     /// Whether an outcome may be an event at all. Most are not, and are not worth a look at the clock.
     #[must_use]
     pub fn concerns(&self, outcome: &Outcome<'_>) -> bool {
-        outcome.reason.is_some() || self.policy.lookups
+        outcome.reason.is_some() || outcome.verdict == Verdict::Taken || self.policy.lookups
     }
 
     /// Takes one outcome. A reason makes it an event: `would_refuse` where it was answered, `refused`
-    /// everywhere else. The caller leaves out a connection that asked nothing (closed, timed out) if
+    /// everywhere else. A name that is taken is one without. The caller leaves out a connection that asked nothing (closed, timed out) if
     /// its peer may ask (`Rules::may_ask`): a health check is no event.
     pub fn record(&mut self, now: Duration, outcome: &Outcome<'_>, tell: &mut impl FnMut(Event)) {
         // The caller's timer may be late under load; windows end in time all the same.
@@ -174,11 +190,12 @@ impl Audit {
         }
         match (outcome.reason, outcome.verdict) {
             (Some(reason), Verdict::Answered | Verdict::Unknown) => {
-                self.refusal(now, Kind::WouldRefuse, reason, outcome, tell);
+                self.count(now, (Kind::WouldRefuse, Some(reason)), outcome, tell);
             }
             (Some(reason), Verdict::Refused | Verdict::Failed | Verdict::Taken) => {
-                self.refusal(now, Kind::Refused, reason, outcome, tell);
+                self.count(now, (Kind::Refused, Some(reason)), outcome, tell);
             }
+            (None, Verdict::Taken) => self.count(now, (Kind::Taken, None), outcome, tell),
             (None, Verdict::Answered | Verdict::Unknown)
                 if self.policy.lookups && outcome.operation == Operation::Lookup =>
             {
@@ -222,7 +239,7 @@ impl Audit {
             for row in &mut source.rows {
                 while row.untold > 0 && left > 0 {
                     left -= 1;
-                    tell(message::of_row(row, source.address, now, &self.policy.hint));
+                    tell(message::of_row(row, now, self.started, &self.policy.hint));
                 }
                 self.beyond.add(row);
                 row.untold = 0;
@@ -243,18 +260,20 @@ impl Audit {
         self.lookups_due = None;
     }
 
-    /// What is remembered, the most recent first.
+    /// What is remembered of refusals, the most recent first.
     pub fn tracked(&self) -> impl Iterator<Item = Tracked> {
-        let sources = self.table.sources.iter();
-        let mut all: Vec<_> = sources
-            .flat_map(|s| s.rows.iter().map(|r| (s.address, r)))
-            .collect();
-        all.sort_by_key(|(_, row)| std::cmp::Reverse(row.last));
-        all.into_iter().map(|(source, row)| Tracked {
-            source,
+        let rows = self.table.sources.iter().flat_map(|s| &s.rows);
+        let mut all: Vec<(&Row, Reason)> = rows.filter_map(|r| Some((r, r.reason?))).collect();
+        all.sort_by_key(|(row, _)| std::cmp::Reverse(row.last));
+        all.into_iter().map(|(row, reason)| Tracked {
+            source: if row.peers_ever_differed {
+                Source::of(row.peer).to_string()
+            } else {
+                row.peer.to_string()
+            },
             kind: row.kind,
             operation: row.operation,
-            reason: row.reason,
+            reason,
             node: row.name().map(escape_name),
             first: row.first,
             last: row.last,
@@ -262,16 +281,16 @@ impl Audit {
         })
     }
 
-    fn refusal(
+    /// Counts an outcome, and tells it if it is a first one and there is budget.
+    fn count(
         &mut self,
         now: Duration,
-        kind: Kind,
-        reason: Reason,
+        what: (Kind, Option<Reason>),
         outcome: &Outcome<'_>,
         tell: &mut impl FnMut(Event),
     ) {
-        let beyond = &mut self.beyond;
-        let Some(row) = self.table.row(now, kind, reason, outcome, beyond) else {
+        let (beyond, window) = (&mut self.beyond, self.policy.window);
+        let Some((row, told, site)) = self.table.row(now, window, what, outcome, beyond) else {
             return; // there is always one
         };
         row.count(now, outcome);
@@ -282,9 +301,9 @@ impl Audit {
                 self.rows_due = earlier(self.rows_due, ends);
             } else {
                 row.told_at = None;
-                if self.budget.take(now) {
-                    let address = outcome.ends.peer().ip();
-                    tell(message::of_row(row, address, now, &self.policy.hint));
+                if self.budget.take_for(now, newcomer(*told, site)) {
+                    *told = true;
+                    tell(message::of_row(row, now, self.started, &self.policy.hint));
                 } else {
                     self.rows_due = earlier(self.rows_due, Budget::renewed(now));
                 }
@@ -310,23 +329,34 @@ impl Audit {
     /// keep them in order at each refusal.
     fn tell_rows(&mut self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
         let mut next = None;
+        let mut without = None;
         let middle = self.begin.min(self.table.sources.len());
         let (before, after) = self.table.sources.split_at_mut(middle);
         let after = after.iter_mut().zip(middle..);
         for (source, place) in after.chain(before.iter_mut().zip(0..)) {
+            let mut newcomer = newcomer(source.told, source.site);
             for row in source.rows.iter_mut().filter(|r| r.untold > 0) {
                 if row.due(self.policy.window) <= now {
-                    if !self.budget.take(now) {
-                        // Nothing can be told before then, so nothing else needs to be looked at.
-                        self.begin = place;
-                        return Some(Budget::renewed(now));
+                    if without.is_some() && newcomer.is_none() {
+                        continue;
                     }
-                    tell(message::of_row(row, source.address, now, &self.policy.hint));
+                    if !self.budget.take_for(now, newcomer) {
+                        without.get_or_insert(place);
+                        continue;
+                    }
+                    newcomer = None;
+                    source.told = true;
+                    tell(message::of_row(row, now, self.started, &self.policy.hint));
                 }
                 if row.untold > 0 {
                     next = earlier(next, row.due(self.policy.window));
                 }
             }
+        }
+        if let Some(first) = without {
+            // Who found nothing left begins the next second.
+            self.begin = first;
+            return Some(Budget::renewed(now));
         }
         next
     }
@@ -343,6 +373,11 @@ impl Audit {
         }
         None
     }
+}
+
+/// Where a source is from, if no line was told of it yet.
+fn newcomer(told: bool, site: Site) -> Option<Site> {
+    (!told).then_some(site)
 }
 
 /// The earlier of a time that may not be set, and one that is.

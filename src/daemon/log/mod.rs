@@ -27,6 +27,8 @@ use crate::core::outcome::{Operation, Reason};
 
 /// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
 pub const REFUSED_MESSAGE_ID: &str = "91da4ca3155e4252bf382e2c4108a463";
+/// MESSAGE_ID of `taken`.
+pub const TAKEN_MESSAGE_ID: &str = "faf10abeb8f7436e9c5ff104eccc8ccd";
 
 /// Lines that wait for the log's reader, at most.
 const CAPACITY: usize = 1024;
@@ -253,11 +255,11 @@ fn write(dispatch: &Dispatch, line: &Line) {
 fn emit_event(event: &Event) {
     let peer = event.peer.map(|(address, _)| address.to_string());
     let local = event.local.map(|address| address.to_string());
-    // A macro, because `tracing` wants the level of each place to be a constant.
+    // A macro, because `tracing` wants target and level of each place to be constants.
     macro_rules! emit {
-        ($level:expr) => {
+        ($target:expr, $level:expr) => {
             tracing::event!(
-                target: target::AUDIT,
+                target: $target,
                 $level,
                 event = event.kind.name(),
                 operation = event.operation.map(Operation::name),
@@ -272,8 +274,9 @@ fn emit_event(event: &Event) {
         };
     }
     match event.kind {
-        Kind::Refused | Kind::WouldRefuse => emit!(tracing::Level::WARN),
-        Kind::Lookup => emit!(tracing::Level::INFO),
+        Kind::Refused | Kind::WouldRefuse => emit!(target::AUDIT, tracing::Level::WARN),
+        Kind::Taken => emit!(target::TAKEN, tracing::Level::WARN),
+        Kind::Lookup => emit!(target::AUDIT, tracing::Level::INFO),
     }
 }
 

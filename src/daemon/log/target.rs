@@ -15,11 +15,13 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use super::lines::{Json, Out, Syslog, Text};
-use super::{Mode, Opened, REFUSED_MESSAGE_ID};
+use super::{Mode, Opened, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID};
 use crate::config::Format;
 
 /// Marks the audit's lines.
 pub(super) const AUDIT: &str = "epmd::audit";
+/// Marks those of a name that is taken.
+pub(super) const TAKEN: &str = "epmd::taken";
 /// Marks all other lines.
 pub(super) const NOTE: &str = "epmd";
 
@@ -123,9 +125,11 @@ fn stderr() -> Out {
     Box::new(|line| drop(io::stderr().write_all(line)))
 }
 
-/// Two layers, because a layer has its MESSAGE_ID on all its lines: one for refusals, one for the rest.
+/// Several layers, because a layer has its MESSAGE_ID on all its lines: one each for those that
+/// have one.
 fn journald() -> io::Result<Dispatch> {
     let is_refusal = |line: &Metadata<'_>| line.target() == AUDIT && *line.level() == Level::WARN;
+    let is_taken = |line: &Metadata<'_>| line.target() == TAKEN;
     let layer = || {
         let layer = tracing_journald::layer()?
             .with_field_prefix(Some("EPMD".into()))
@@ -140,10 +144,12 @@ fn journald() -> io::Result<Dispatch> {
         io::Result::Ok(layer)
     };
     let refusals = layer()?.with_custom_fields([("MESSAGE_ID", REFUSED_MESSAGE_ID)]);
-    let rest = layer()?.with_filter(filter_fn(move |line| !is_refusal(line)));
+    let taken = layer()?.with_custom_fields([("MESSAGE_ID", TAKEN_MESSAGE_ID)]);
+    let rest = filter_fn(move |line| !is_refusal(line) && !is_taken(line));
     let subscriber = Registry::default()
         .with(refusals.with_filter(filter_fn(is_refusal)))
-        .with(rest);
+        .with(taken.with_filter(filter_fn(is_taken)))
+        .with(layer()?.with_filter(rest));
     Ok(subscriber.into())
 }
 

@@ -51,6 +51,7 @@ fn refused(node: &[u8]) -> Event {
         verdict: Verdict::Refused,
         reason: Some(Reason::Denied),
         setting: None,
+        since: None,
     };
     let mut told = None;
     Audit::new(Settings::default().audit_policy()).record(Duration::ZERO, &outcome, &mut |event| {
@@ -308,6 +309,20 @@ fn takes_the_place_of_journald_which_gets_the_designs_fields_also_after_a_restar
             ("EPMD_OPERATION", "lookup"),
             ("EPMD_REPEATS", "7"),
             ("MESSAGE", "answered 7 more lookups"),
+        ])
+    );
+    log.tell(Event {
+        kind: Kind::Taken,
+        ..answered()
+    });
+    assert_eq!(
+        next(&journal)[..5],
+        expected(&[
+            ("PRIORITY", "4"),
+            ("TARGET", "epmd::taken"),
+            ("SYSLOG_IDENTIFIER", "epmd"),
+            ("MESSAGE_ID", TAKEN_MESSAGE_ID),
+            ("EPMD_EVENT", "taken"),
         ])
     );
     // journald ends and starts again.

@@ -46,6 +46,7 @@ impl Failure {
             verdict,
             reason: Some(reason),
             setting,
+            since: None,
         }
     }
 }
@@ -74,7 +75,7 @@ impl Books {
         audit_due: Arc<Notify>,
     ) -> Self {
         Self {
-            audit: Audit::new(settings.audit_policy()),
+            audit: Audit::new(settings.audit_policy()).started_at(clock.started_at()),
             counters,
             answered: HashSet::new(),
             debug: settings.debug > 0,

@@ -12,6 +12,12 @@ use crate::config::{DEFAULT_CONNECTIONS, DEFAULT_REGISTRATIONS, Limits};
 pub(super) const KEPT_BACK: usize = 64;
 /// Of what is left, requests take at most one part in so many.
 const REQUEST_SHARE: usize = 4;
+/// And of what is left then, the drawers of systemd's store one in so many: each holds 250 registrations or
+/// more than one in sixteen of all, has two ends, and a third of what they hold may be of use alone.
+const STORE_SHARE: usize = 16;
+/// In the drawers a user may have no more connections than descriptors (unix(7), ETOOMANYREFS): one part in
+/// so many is for those that are gone, and for those that are there twice while a drawer is emptied.
+const IN_FLIGHT_SHARE: usize = 4;
 
 /// More than any host is known to need. Stock epmd has room for 1,017 names, and for what they leave of
 /// that.
@@ -33,14 +39,24 @@ impl Budget {
     /// The operator's limits, as far as `descriptors` are good for them beside `listeners` sockets.
     #[must_use]
     pub fn new(limits: &Limits, descriptors: usize, listeners: usize) -> Self {
+        Self::beside(limits, descriptors, listeners, false)
+    }
+
+    /// The same, beside `listeners` sockets and, if `kept`, the drawers of systemd's store.
+    #[must_use]
+    pub fn beside(limits: &Limits, descriptors: usize, listeners: usize, kept: bool) -> Self {
         let left = descriptors
             .saturating_sub(KEPT_BACK)
             .saturating_sub(listeners);
         let connections = limits.connections.min(left / REQUEST_SHARE).max(1);
-        let registrations = limits
-            .registrations
-            .min(left.saturating_sub(connections))
-            .max(1);
+        let left = left.saturating_sub(connections);
+        let most = if kept {
+            left.saturating_sub(left / STORE_SHARE)
+                .min(descriptors.saturating_sub(descriptors / IN_FLIGHT_SHARE))
+        } else {
+            left
+        };
+        let registrations = limits.registrations.min(most).max(1);
         Self {
             connections,
             registrations,
@@ -135,7 +151,9 @@ mod tests {
     #[test]
     fn few_descriptors_are_shared_and_registrations_get_the_most() {
         for descriptors in [0, 64, 65, 100, 1024, 16_384, 20_000] {
+            let kept = Budget::beside(&DEFAULT, descriptors, 4, true);
             let budget = Budget::new(&DEFAULT, descriptors, 4);
+            assert!(kept.registrations <= budget.registrations);
             assert!(budget.connections >= 1 && budget.registrations >= 1);
             if descriptors > 100 {
                 assert!(budget.connections + budget.registrations + KEPT_BACK + 4 <= descriptors);

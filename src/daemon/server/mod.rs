@@ -44,7 +44,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::log::{Level, Log};
-use super::systemd::store::{Kept, Store};
+use super::systemd::kept::Kept;
+use super::systemd::notify::BEHIND;
+use super::systemd::store::Store;
 use super::systemd::{KeptSettings, Notifier};
 use super::{control, listen};
 use crate::config::{Settings, Sources};
@@ -64,6 +66,9 @@ use waiting::Waiting;
 
 /// How long requests in flight are waited for when systemd restarts the daemon.
 const PATIENCE_AT_A_RESTART: Duration = Duration::from_millis(100);
+/// How long process 1 is left alone before it is told again what it did not take.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
 /// Everything that the daemon starts with.
 #[derive(Debug)]
 pub struct Start {
@@ -141,7 +146,12 @@ async fn serve(start: Start) -> io::Result<()> {
         .map(Listener::new)
         .collect::<io::Result<Vec<_>>>()?;
     let listening = listen::addresses(listeners.iter().map(|l| &l.socket));
-    let budget = Budget::new(&settings.limits, descriptors, listeners.len());
+    let budget = Budget::beside(
+        &settings.limits,
+        descriptors,
+        listeners.len(),
+        kept.is_some(),
+    );
     if let Some(shortfall) = budget.shortfall(&settings.limits) {
         log.note(Level::Warning, shortfall);
     }
@@ -195,6 +205,7 @@ async fn serve(start: Start) -> io::Result<()> {
     }));
     let mut lasting = JoinSet::new();
     lasting.spawn(tell_when_due(Arc::clone(&server)));
+    lasting.spawn(catch_up(Arc::clone(&server), notifier));
     open_control_socket(&server, &control, listening);
     let status = complaint.unwrap_or_else(|| settings.whom_it_serves());
     let mut reload = Reload {
@@ -299,6 +310,21 @@ async fn tell_the_watchdog(
         acceptor.sign_of_life().await;
         notifier.alive();
         sleep(interval).await;
+    }
+}
+
+/// Tells process 1 what it did not take before, and keeps what could not be kept; sleeps while there is
+/// nothing of that.
+async fn catch_up(server: Arc<Server>, notifier: Notifier) -> Infallible {
+    loop {
+        BEHIND.notified().await;
+        while {
+            let told = notifier.catch_up();
+            let kept = server.state().catch_up();
+            !(told && kept)
+        } {
+            sleep(BETWEEN_TRIES).await;
+        }
     }
 }
 

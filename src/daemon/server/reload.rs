@@ -129,7 +129,12 @@ impl Reload {
                 format!("can't keep the settings for a restart: {error}"),
             );
         }
-        let budget = Budget::new(&settings.limits, self.server.descriptors, self.listeners);
+        let budget = Budget::beside(
+            &settings.limits,
+            self.server.descriptors,
+            self.listeners,
+            self.kept.is_some(),
+        );
         self.server.waiting.reconfigure(&budget, &settings.limits);
         let in_force = Arc::new(in_force(&settings));
         let mut rules = settings.rules.clone();

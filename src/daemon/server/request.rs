@@ -16,7 +16,7 @@ use super::books::Failure;
 use super::holders::Held;
 use super::state::{Server, State};
 use crate::core::desk::{Reply, Step};
-use crate::core::outcome::{Ends, Outcome, Reason};
+use crate::core::outcome::{Ends, Outcome, Reason, Setting};
 use crate::core::wire::{self, Node};
 
 /// The most that is read of a connection at once: one byte more than any request has.
@@ -196,7 +196,11 @@ impl Connection {
             Err(error) => error,
         };
         state.release(id);
-        cut_off(outcome, &error)
+        match error.kind() {
+            // epoll_ctl(2): fs.epoll.max_user_watches is reached.
+            ErrorKind::StorageFull => outcome.failed(Reason::TooMany, Some(Setting::Watches)),
+            _ => cut_off(outcome, &error),
+        }
     }
 }
 

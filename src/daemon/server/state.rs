@@ -87,6 +87,11 @@ impl State {
         self.conclude(&why.outcome(ends));
     }
 
+    /// Keeps what could not be kept before; whether that is all.
+    pub(super) fn catch_up(&mut self) -> bool {
+        self.survival.catch_up(&self.desk.registry)
+    }
+
     /// Releases the registration with this number, if it is still there.
     pub(super) fn release(&mut self, id: registry::Id) {
         if let Some(holder) = self.desk.registry.release(id) {

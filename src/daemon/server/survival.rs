@@ -3,29 +3,37 @@
 //! Says what is kept and what is of use; how, is `systemd::store`'s. Called by `server` at the start and
 //! by `request` at each registration. Without `-systemd` there is no store, and nothing happens here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nix::sys::epoll::Epoll;
-use socket2::{Domain, SockRef, Type};
 
 use super::holders::Held;
+use super::request::send_now;
 use crate::core::desk::Holder as _;
 use crate::core::registry::{Gone, Id, Registration, Registry};
-use crate::core::wire::Node;
+use crate::core::wire::{self, Node};
 use crate::daemon::log::{Level, Log};
+use crate::daemon::systemd::kept::Kept;
+use crate::daemon::systemd::notify::BEHIND;
 use crate::daemon::systemd::record::Record;
-use crate::daemon::systemd::store::{Kept, Store};
+use crate::daemon::systemd::store::Store;
+use crate::sys;
+
+/// So many registrations are kept in one go where they could not be before.
+const AT_ONCE: usize = 250;
 
 /// What outlives the process: where registrations are kept, if anywhere.
 #[derive(Debug)]
 pub(super) struct Survival {
     /// `None` without `-systemd`.
     store: Option<Store>,
-    /// Registrations are not kept, and that is told.
+    /// Registrations that are not kept, or not any more: they are tried again.
+    unkept: BTreeSet<Id>,
+    /// That there are such is told.
     fails: bool,
     log: Log,
 }
@@ -35,40 +43,86 @@ impl Survival {
     pub(super) fn none(log: Log) -> Self {
         Self {
             store: None,
+            unkept: BTreeSet::new(),
             fails: false,
             log,
         }
     }
 
     /// Registrations are kept in this store.
-    pub(super) fn with(store: Store, log: Log) -> Self {
+    pub(super) fn with(mut store: Store, log: Log) -> Self {
+        let unkept = store.take_lost();
+        // A drawer ahead of need, and what was in damaged ones.
+        BEHIND.notify_one();
         Self {
             store: Some(store),
+            unkept,
             ..Self::none(log)
         }
     }
 
-    /// Keeps a new registration, before its node hears that it is one.
+    /// Keeps a new registration, before its node hears that it is one. Where that can't be done it is
+    /// tried again later, and the node hears all the same.
     pub(super) fn keep(&mut self, registry: &Registry<Held>, id: Id) {
-        let Some(store) = &mut self.store else {
-            return;
-        };
-        let kept = match registry.get(id) {
-            Some(registration) => keep_live(store, &registration),
-            None => Ok(()),
-        };
-        match kept.and_then(|()| empty_worn_drawers(store, registry)) {
-            Ok(()) => self.fails = false,
-            Err(error) if !self.fails => {
-                self.fails = true;
-                self.log.note(
-                    Level::Error,
-                    format!("registrations will not survive a restart: {error}"),
-                );
-            }
-            Err(_) => {}
+        if self.store.is_some() {
+            self.unkept.insert(id);
+            self.keep_some(registry, 1);
         }
     }
+
+    /// Tries again what could not be done; whether that is all. To be called again and again after
+    /// [`BEHIND`] has rung.
+    pub(super) fn catch_up(&mut self, registry: &Registry<Held>) -> bool {
+        self.keep_some(registry, AT_ONCE) && self.unkept.is_empty()
+    }
+
+    /// Keeps so many of those that are not kept, the latest first, and has a drawer made ahead; whether that
+    /// was possible.
+    fn keep_some(&mut self, registry: &Registry<Held>, count: usize) -> bool {
+        let Some(store) = &mut self.store else {
+            return true;
+        };
+        let result = keep_some(store, &mut self.unkept, registry, count);
+        if result.is_err() || !self.unkept.is_empty() {
+            BEHIND.notify_one();
+        }
+        match &result {
+            Ok(()) if self.unkept.is_empty() && std::mem::take(&mut self.fails) => {
+                let text = "registrations will survive a restart again, those before included";
+                self.log.note(Level::Info, text);
+            }
+            // Where only the drawer for the next ones is missing, nothing is lost yet.
+            Err(error) if !self.unkept.is_empty() && !std::mem::replace(&mut self.fails, true) => {
+                let text = format!(
+                    "registrations will not survive a restart: {error}; it is tried again, and said when it succeeds"
+                );
+                self.log.note(Level::Error, text);
+            }
+            _ => {}
+        }
+        result.is_ok()
+    }
+}
+
+fn keep_some(
+    store: &mut Store,
+    unkept: &mut BTreeSet<Id>,
+    registry: &Registry<Held>,
+    count: usize,
+) -> io::Result<()> {
+    for _ in 0..count {
+        let Some(&id) = unkept.last() else {
+            break;
+        };
+        if let Some(registration) = registry.get(id) {
+            keep_live(store, &registration)?;
+        }
+        unkept.remove(&id);
+        // What a drawer held that was found broken.
+        unkept.append(&mut store.take_lost());
+    }
+    empty_a_worn_drawer(store, registry)?;
+    store.prepare()
 }
 
 /// Takes back into the registry what the store held. Dead connections' names are gone, but remembered;
@@ -135,42 +189,62 @@ fn holder(record: &Record<'_>, stream: TcpStream, epoll: &Arc<Epoll>, log: &Log)
             format!("dropped the kept registration of \"{name}\": {why}"),
         );
     };
-    if !is_tcp(&stream) {
-        drop_it("its connection is no TCP connection");
-        return None;
-    }
     let held = Held::new(stream, epoll);
     if held.is_gone() {
         // A node that has sent something more is still there, and has to hear of it.
         held.release();
         return None;
     }
-    match held.watch(record.id) {
+    let result = held
+        .watch(record.id)
+        .map_err(|error| format!("its connection can't be watched: {error}"))
+        .and_then(|()| {
+            answer(record, held.stream())
+                .map_err(|error| format!("its answer can't be sent: {error}"))
+        });
+    match result {
         Ok(()) => Some(held),
-        Err(error) => {
-            drop_it(&format!("its connection can't be watched: {error}"));
+        Err(why) => {
+            drop_it(&why);
+            // Its node is to register anew.
+            held.release();
             None
         }
     }
 }
 
-/// Moves what is of use out of drawers that hold little of it.
-fn empty_worn_drawers(store: &mut Store, registry: &Registry<Held>) -> io::Result<()> {
-    let useful = registry.len().saturating_add(registry.gone_len());
-    while let Some((drawer, holds)) = store.worn(useful) {
-        let gone: HashMap<Id, _> = registry
-            .gone()
-            .map(|(name, gone)| (gone.id, (name, gone)))
-            .collect();
-        for id in holds {
-            if let Some(registration) = registry.get(id) {
-                keep_live(store, &registration)?;
-            } else if let Some((name, gone)) = gone.get(&id) {
-                keep_gone(store, name, *gone)?;
-            }
-        }
-        store.discard(drawer);
+/// Answers a node that was registered and kept, and then the daemon was killed before it could say so: no
+/// byte was ever sent on its connection.
+fn answer(record: &Record<'_>, stream: &TcpStream) -> io::Result<()> {
+    if sys::has_sent(stream.as_fd())? {
+        return Ok(());
     }
+    let mut answer = Vec::new();
+    wire::encode_registered(record.node.highest, record.creation, &mut answer);
+    match send_now(stream, &answer, false)? {
+        sent if sent == answer.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Moves what is of use out of the oldest drawer, where the drawers hold little of it. One at a time: who
+/// waits for an answer waits for that.
+fn empty_a_worn_drawer(store: &mut Store, registry: &Registry<Held>) -> io::Result<()> {
+    let Some((drawer, holds)) = store.worn(registry.len(), registry.gone_len()) else {
+        return Ok(());
+    };
+    let gone: HashMap<Id, _> = registry
+        .gone()
+        .map(|(name, gone)| (gone.id, (name, gone)))
+        .collect();
+    for id in holds {
+        if let Some(registration) = registry.get(id) {
+            keep_live(store, &registration)?;
+        } else if let Some((name, gone)) = gone.get(&id) {
+            keep_gone(store, name, *gone)?;
+        }
+    }
+    store.discard(drawer);
     Ok(())
 }
 
@@ -211,11 +285,70 @@ fn registration<'r, H>(record: &Record<'r>, holder: H) -> Registration<'r, H> {
     }
 }
 
-/// Whether a descriptor that was kept is what it should be.
-fn is_tcp(stream: &TcpStream) -> bool {
-    let socket = SockRef::from(stream);
-    socket.r#type().is_ok_and(|t| t == Type::STREAM)
-        && socket
-            .domain()
-            .is_ok_and(|d| d == Domain::IPV4 || d == Domain::IPV6)
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags};
+
+    use super::*;
+    use crate::config::{Format, Mode};
+
+    /// A node, and what is kept of its registration.
+    fn kept(name: &str) -> (TcpStream, TcpStream, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        node.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let record = Record {
+            id: 1,
+            creation: 77,
+            since: 0,
+            node: Node::new(name.as_bytes(), 4370),
+        };
+        (node, listener.accept().unwrap().0, record.encode())
+    }
+
+    fn take_back_one(record: Vec<u8>, connection: TcpStream, epoll: &Arc<Epoll>) -> Registry<Held> {
+        let log = Log::start(Format::Text, Mode::Foreground).unwrap();
+        let mut registry = Registry::default();
+        let connection = Some(OwnedFd::from(connection));
+        let kept = vec![Kept { record, connection }];
+        take_back(kept, &mut registry, epoll, &log);
+        registry
+    }
+
+    /// Killed between the two, the daemon leaves a name that is taken, and a node that waits for ever.
+    #[test]
+    fn a_node_that_was_kept_and_not_answered_is_answered_once() {
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        let (mut node, connection, record) = kept("api");
+        for _ in 0..2 {
+            let copy = connection.try_clone().unwrap();
+            let registry = take_back_one(record.clone(), copy, &epoll);
+            assert_eq!(registry.len(), 1);
+        }
+        let mut answer = [0; 6];
+        node.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"v\0\0\0\0\x4d");
+        node.set_nonblocking(true).unwrap();
+        let more = node.read(&mut answer).unwrap_err();
+        assert_eq!(more.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// Its node would believe to be registered for ever.
+    #[test]
+    fn a_kept_connection_that_cannot_be_watched_is_shut_down() {
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        let (mut node, connection, record) = kept("api");
+        let _systemds = connection.try_clone().unwrap();
+        // It is watched already, and so can't be once more.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, 1);
+        epoll.add(&connection, event).unwrap();
+        let registry = take_back_one(record, connection, &epoll);
+        assert_eq!(registry.len(), 0);
+        assert_eq!(node.read(&mut [0]).unwrap(), 0);
+    }
 }

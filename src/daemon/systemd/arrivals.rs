@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use nix::{cmsg_space, libc};
 
-use super::store::{put_in_store, take_out_of_store};
+use super::notify::{manager, take_out};
 use crate::sys;
 
 /// The names of the two ends in the store.
@@ -38,7 +38,9 @@ pub(in crate::daemon) fn keep(connections: &[OwnedFd]) -> io::Result<Vec<OwnedFd
     }
     let (input, output) = pack(connections)?;
     for (name, end) in ENDS.iter().zip([&input, &output]) {
-        put_in_store(name, end.as_fd())?;
+        if let Some(manager) = manager()? {
+            manager.store_patiently(name, end.as_fd())?;
+        }
     }
     Ok(vec![input, output])
 }
@@ -86,7 +88,7 @@ pub(super) fn unpack(output: &OwnedFd, connections: &mut Vec<OwnedFd>) -> io::Re
 
 /// Takes the pair out of the store.
 pub(in crate::daemon) fn give_up() {
-    ENDS.into_iter().for_each(take_out_of_store);
+    ENDS.into_iter().for_each(take_out);
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use std::os::fd::OwnedFd;
 
 use socket2::{Socket, Type};
 
-use super::store::{End, drawer_end, take_out_of_store};
+use super::notify::take_out;
+use super::store::{End, drawer_end};
 use super::{LISTENER_PREFIX, SETTINGS_PREFIX, TAKEN_OVER, arrivals, listener_name, read_settings};
 use crate::config::Settings;
 use crate::daemon::listen;
@@ -81,7 +82,7 @@ pub fn inherit() -> io::Result<Inherited> {
                     "connections of the epmd before can't all be had: {error}"
                 ));
             }
-            take_out_of_store(&name);
+            take_out(&name);
         } else {
             let ours = name.starts_with(LISTENER_PREFIX);
             match listener(descriptor) {
@@ -90,13 +91,13 @@ pub fn inherit() -> io::Result<Inherited> {
                 }
                 Ok((listener, _)) if !ours => all.activated.push(listener),
                 Ok((_, address)) => {
-                    take_out_of_store(&name);
+                    take_out(&name);
                     all.notes.push(format!(
                         "dropped \"{name}\" of systemd's store: it listens on {address}"
                     ));
                 }
                 Err(why) => {
-                    take_out_of_store(&name);
+                    take_out(&name);
                     all.notes.push(format!(
                         "dropped \"{name}\", which systemd handed over: {why}"
                     ));

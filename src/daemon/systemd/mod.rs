@@ -3,11 +3,13 @@
 //! Only `-systemd` makes the process look at `LISTEN_FDS`, `NOTIFY_SOCKET` and `WATCHDOG_USEC`: an epmd
 //! that erl starts inside an application's unit inherits that unit's, and must neither use them nor
 //! pass them on. `inherited` takes over what systemd hands to the process, `store` keeps registrations
-//! there as `record`s, `arrivals` connections that have asked nothing yet. Called by `start`, `takeover`
-//! and `server`.
+//! there as `record`s, `arrivals` connections that have asked nothing yet; `notify` sends, and waits for
+//! nobody. Called by `start`, `takeover` and `server`.
 
 pub(in crate::daemon) mod arrivals;
 pub mod inherited;
+pub mod kept;
+pub mod notify;
 pub mod record;
 pub mod store;
 
@@ -20,10 +22,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use sd_notify::NotifyState;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::config::Snapshot;
-use store::{put_in_store, take_out_of_store};
+use notify::{Manager, manager, take_out};
 
 /// What the names of our own listening sockets in the store begin with; the address follows.
 const LISTENER_PREFIX: &str = "listen-";
@@ -51,24 +53,29 @@ impl Notifier {
 
     /// The daemon listens, or has finished a reload; `status` is what `systemctl status` shows.
     pub fn ready(self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        // A line of it would be a variable of its own.
+        let status = status.replace('\n', " ");
+        self.say(format!("READY=1\nSTATUS={status}"), false);
     }
 
     /// The daemon reads its file again.
     pub fn reloading(self) {
-        let now = NotifyState::monotonic_usec_now();
-        let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(now).collect();
-        self.tell(&states);
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        let now = now.as_micros();
+        self.say(format!("RELOADING=1\nMONOTONIC_USEC={now}"), true);
     }
 
     /// The daemon ends.
     pub fn stopping(self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.say("STOPPING=1".to_owned(), true);
     }
 
     /// The daemon is alive: to be told every [`Self::watchdog`].
     pub fn alive(self) {
-        self.tell(&[NotifyState::Watchdog]);
+        if let Some(manager) = self.manager() {
+            // One that is not taken is as good as the next.
+            let _ = manager.tell("WATCHDOG=1", &[]);
+        }
     }
 
     /// How often systemd wants to hear that the daemon is alive: half of `WatchdogSec=`.
@@ -81,11 +88,22 @@ impl Notifier {
         }
     }
 
-    fn tell(self, states: &[NotifyState<'_>]) {
-        if self.started_by_systemd {
-            // Where systemd can't be told, it finds out by its own timeout, and says so itself.
-            let _ = sd_notify::notify(states);
+    /// Says what systemd did not take before; whether that is all. To be called again and again after
+    /// [`notify::BEHIND`] has rung.
+    #[must_use]
+    pub fn catch_up(self) -> bool {
+        self.manager().is_none_or(Manager::catch_up)
+    }
+
+    fn say(self, text: String, begins: bool) {
+        if let Some(manager) = self.manager() {
+            manager.say(text, begins);
         }
+    }
+
+    fn manager(self) -> Option<&'static Manager> {
+        // Where systemd can't be told, it finds out by its own timeout, and says so itself.
+        manager().ok().flatten().filter(|_| self.started_by_systemd)
     }
 }
 
@@ -113,7 +131,10 @@ fn listener_name(address: SocketAddr) -> String {
 /// # Errors
 /// Where systemd can't be told.
 pub fn keep_listener(listener: &TcpListener) -> io::Result<()> {
-    put_in_store(&listener_name(listener.local_addr()?), listener.as_fd())
+    let Some(manager) = manager()? else {
+        return Ok(());
+    };
+    manager.store_patiently(&listener_name(listener.local_addr()?), listener.as_fd())
 }
 
 /// Takes listening sockets out of the store, and returns when systemd has closed them, so that others
@@ -124,7 +145,7 @@ pub fn give_up_listeners(listeners: Vec<TcpListener>) {
     }
     for listener in &listeners {
         if let Ok(address) = listener.local_addr() {
-            take_out_of_store(&listener_name(address));
+            take_out(&listener_name(address));
         }
     }
     drop(listeners);
@@ -134,7 +155,7 @@ pub fn give_up_listeners(listeners: Vec<TcpListener>) {
 
 /// Takes the listening socket that was kept for an address out of the store.
 pub(super) fn forget_listener(address: SocketAddr) {
-    take_out_of_store(&listener_name(address));
+    take_out(&listener_name(address));
 }
 
 /// Returns when systemd has worked off everything that it was told before (sd_notify_barrier(3)).
@@ -143,7 +164,11 @@ pub(super) fn forget_listener(address: SocketAddr) {
 /// Where it can't be told, or has not done so in time.
 pub(super) fn barrier() -> io::Result<()> {
     let (ours, systemds) = io::pipe()?;
-    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[systemds.as_fd()])?;
+    let Some(manager) = manager()? else {
+        return Ok(());
+    };
+    manager.catch_up_patiently()?;
+    manager.tell_patiently("BARRIER=1", &[systemds.as_fd()])?;
     drop(systemds);
     let deadline = Instant::now() + BARRIER_PATIENCE;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -175,7 +200,7 @@ impl KeptSettings {
     pub fn keep(&mut self, settings: &Snapshot) -> io::Result<()> {
         let number = self.number.saturating_add(1);
         put_settings(number, settings)?;
-        take_out_of_store(&format!("{SETTINGS_PREFIX}{}", self.number));
+        take_out(&format!("{SETTINGS_PREFIX}{}", self.number));
         self.number = number;
         Ok(())
     }
@@ -192,13 +217,16 @@ pub(super) fn keep_settings_of_a_takeover(settings: &Snapshot) -> io::Result<()>
 
 /// Takes these settings out of the store.
 pub(super) fn forget_settings_of_a_takeover() {
-    take_out_of_store(&format!("{SETTINGS_PREFIX}{TAKEN_OVER}"));
+    take_out(&format!("{SETTINGS_PREFIX}{TAKEN_OVER}"));
 }
 
 fn put_settings(number: u64, settings: &Snapshot) -> io::Result<()> {
     let mut file = File::from(memfd_create("epmd-settings", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&settings.to_bytes()?)?;
-    put_in_store(&format!("{SETTINGS_PREFIX}{number}"), file.as_fd())
+    match manager()? {
+        Some(manager) => manager.store(&format!("{SETTINGS_PREFIX}{number}"), file.as_fd()),
+        None => Ok(()),
+    }
 }
 
 /// Reads kept settings.

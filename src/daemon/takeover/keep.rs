@@ -14,8 +14,9 @@ use nix::unistd::getppid;
 use super::holder::{self, MANAGER};
 use super::{Taken, Taking};
 use crate::config::Snapshot;
+use crate::daemon::server::budget::raise_descriptor_limit;
 use crate::daemon::systemd::store::{self, Store};
-use crate::daemon::systemd::{self, arrivals};
+use crate::daemon::systemd::{self, arrivals, notify};
 
 /// So many drawers of an earlier, unfinished takeover are looked for. An epmd of 65,536 names needs 300.
 const DRAWERS: u32 = 1024;
@@ -47,7 +48,7 @@ pub(super) fn put(taken: &Taken, settings: &Snapshot) -> io::Result<()> {
         systemd::keep_listener(listener)?;
         arrived.push(inode(listener)?);
     }
-    let mut store = Store::default();
+    let mut store = Store::of_a_takeover(notify::manager()?, raise_descriptor_limit());
     for Taking { record, connection } in taken.records() {
         store.keep(&record, Some(connection.as_fd()))?;
     }

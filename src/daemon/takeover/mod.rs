@@ -42,8 +42,8 @@ use crate::core::registry::MIN_CREATION;
 use crate::core::wire;
 use crate::daemon::listen;
 use crate::daemon::server::budget;
+use crate::daemon::systemd::kept::Kept;
 use crate::daemon::systemd::record::Record;
-use crate::daemon::systemd::store::Kept;
 use crate::exit::{Exit, complain};
 use crate::sys;
 

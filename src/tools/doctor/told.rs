@@ -76,7 +76,14 @@ fn told(status: &Status) -> Option<Told> {
         allow_from: allow_from.unwrap_or_default(),
         ..Settings::default()
     };
-    let refused = status.refusals.iter().map(|refused| refused.source);
+    // Of a network its first address stands for all.
+    let refused = status.refusals.iter().filter_map(|refused| {
+        let (address, _) = refused
+            .source
+            .split_once('/')
+            .unwrap_or((&refused.source, ""));
+        address.parse().ok()
+    });
     let asked = (status.answered.len() < MAX_ANSWERED)
         .then(|| status.answered.iter().copied().chain(refused).collect());
     let addresses = listening.into_iter().map(|address| address.ip());
@@ -119,7 +126,7 @@ mod tests {
             registrations: Vec::new(),
             requests: std::collections::BTreeMap::new(),
             refusals: vec![Refused {
-                source: [10, 0, 3, 66].into(),
+                source: "10.0.3.66".to_owned(),
                 operation: "list".to_owned(),
                 reason: "denied".to_owned(),
                 node: None,
