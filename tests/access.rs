@@ -209,6 +209,46 @@ fn this_host_is_served_where_a_secondary_address_alone_is() {
     refused(&service, &server, v4(1), b"zapi", event);
 }
 
+/// A stranger's packets may be given an address of this host, by translation at the input hook: no socket of
+/// this host is at that end, so it is a stranger, whatever it asks.
+#[test]
+fn a_stranger_with_an_address_of_this_host_is_a_stranger() {
+    let [server, stranger] = network(["server", "stranger"]);
+    server.ip("addr add 10.77.0.101/24 dev eth0\n");
+    server.ip("addr add fd77::101/64 dev eth0 nodad\n");
+    for (to, from, family) in [
+        (v4(1), v4(1), "ip"),
+        (v4(1), v4(101), "ip"),
+        (v4(101), v4(1), "ip"),
+        (v6(1), v6(1), "ip6"),
+        (v6(1), "fd77::101".parse().unwrap(), "ip6"),
+    ] {
+        let service = Service::start(&server, JSON);
+        let _name = service.hold("api");
+        server.nft(&format!(
+            "table {family} t {{\nchain c {{\ntype nat hook input priority 100\niifname \"eth0\" snat to {from}\n}}\n}}\n"
+        ));
+        for (asked, what) in [
+            (&b"zapi"[..], "lookup of api"),
+            (b"n", "list"),
+            (b"d", "dump"),
+            (b"k", "kill"),
+            (&Node::new("evil").request(), "register of evil"),
+        ] {
+            let told = if matches!(asked[0], b'z' | b'n') {
+                "not_allowed"
+            } else {
+                "not_local"
+            };
+            let event = format!("refused {what} from {from}: {told}");
+            refused(&service, &stranger, to, asked, &event);
+        }
+        // This host itself is there by the same addresses.
+        assert_eq!(server.ask(to, b"zapi"), found("api"));
+        server.nft(&format!("delete table {family} t\n"));
+    }
+}
+
 /// What this host is exempt from, it is exempt from under each of its addresses: its share, and the
 /// pressure of strangers.
 #[test]

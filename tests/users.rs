@@ -1,9 +1,7 @@
-//! What another user of this host may not: see docs/threat-model.md, whose references to tests are
-//! checked here as well.
+//! What another user of this host may not: see docs/threat-model.md.
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a helper that fails is a test that fails"
 )]
 
@@ -11,7 +9,6 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
@@ -62,47 +59,4 @@ fn another_user_gets_no_status() {
         assert!(!other.stderr.contains("api"), "{other:?}");
     }
     service.assert_alive();
-}
-
-/// Every test that the threat model names is there: by its file and its name, or by its name alone
-/// where it is of the same file as the one before.
-#[test]
-fn the_threat_model_names_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let document = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
-    let document = document.replace('\n', " ");
-    let mut sources = String::new();
-    let mut count = 0;
-    for quoted in document.split('`').skip(1).step_by(2) {
-        let name = match quoted.split_once(": ") {
-            Some((file, name)) => {
-                sources = source(root, file);
-                name
-            }
-            None => quoted,
-        };
-        // A setting, an option or a function of OTP has no such form.
-        if name.matches('_').count() >= 3 && name != "inet_dist_use_interface" {
-            assert!(sources.contains(&format!("fn {name}(")), "{name}");
-            count += 1;
-        }
-    }
-    assert!(count > 40, "{count} tests are named");
-}
-
-/// The text of a test file, or of all files of a folder of tests.
-fn source(root: &Path, file: &str) -> String {
-    let path = match file.strip_prefix("src/") {
-        Some(_) => root.join(file),
-        None => root.join("tests").join(file),
-    };
-    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|e| panic!("{file}: {e}"));
-    if !path.is_dir() {
-        return read(&path);
-    }
-    let files = fs::read_dir(path).unwrap().map(|it| it.unwrap().path());
-    files
-        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
-        .map(|path| read(&path))
-        .collect()
 }

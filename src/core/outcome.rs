@@ -215,6 +215,24 @@ impl Ends {
         }
     }
 
+    /// Whether both ends are loopback addresses, as far as is known: the local one is not where a wildcard
+    /// listens.
+    #[must_use]
+    pub fn is_over_loopback(&self) -> bool {
+        let local = self.local.ip();
+        self.peer.ip().is_loopback() && (local.is_loopback() || local.is_unspecified())
+    }
+
+    /// The same connection, of which it is known that its peer is none of this host's, although it has
+    /// an address of this host.
+    #[must_use]
+    pub const fn of_a_stranger(self) -> Self {
+        Self {
+            this_host: false,
+            ..self
+        }
+    }
+
     /// Who asks.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {

@@ -20,7 +20,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{Notify, oneshot};
 
-use super::own::OwnAddresses;
+use super::own::ThisHost;
 use super::request::{After, Connection, READ_AT_ONCE};
 use super::slow;
 use super::state::Server;
@@ -95,7 +95,7 @@ impl Acceptor {
             server,
             listeners,
             line: Arc::clone(&line),
-            own: OwnAddresses::default(),
+            this_host: ThisHost::default(),
             local_decides,
             error_told: None,
         };
@@ -147,8 +147,8 @@ struct Accepting {
     server: Arc<Server>,
     listeners: Vec<Listener>,
     line: Arc<Line>,
-    /// Which peers are this host under another address.
-    own: OwnAddresses,
+    /// Which peers are this host.
+    this_host: ThisHost,
     /// Requests are decided by the address that they came to as well.
     local_decides: bool,
     /// When it was last said that accept(2) fails.
@@ -255,16 +255,13 @@ impl Accepting {
     /// A connection of which it is known whether its peer is this host: found once, here.
     fn known(&mut self, stream: TcpStream, peer: SocketAddr, address: SocketAddr) -> Connection {
         let connection = Connection::new(stream, Ends::new(peer, address));
-        // The kernel is asked for the local address only where it matters: a loopback peer is this host
-        // whatever address it came to.
-        if connection.ends().peer().ip().is_loopback() && !self.local_decides {
+        // The kernel is asked for the local address only where it matters.
+        if connection.ends().is_over_loopback() && !self.local_decides {
             return connection;
         }
         let connection = connection.with_local();
-        if !connection.ends().is_this_host() && self.own.contain(connection.ends().peer().ip()) {
-            return connection.of_this_host();
-        }
-        connection
+        let ends = self.this_host.judge(connection.ends());
+        connection.with_ends(ends)
     }
 
     /// Waits for better times, and says why, at most once a second.

@@ -75,12 +75,9 @@ impl Connection {
         self
     }
 
-    /// The same, of which it is known that its peer is this host under another address.
-    pub(super) fn of_this_host(self) -> Self {
-        Self {
-            ends: self.ends.of_this_host(),
-            ..self
-        }
+    /// The same, with what has become known of its ends.
+    pub(super) fn with_ends(self, ends: Ends) -> Self {
+        Self { ends, ..self }
     }
 
     /// Reads what has come without waiting, and answers it if that is a request. With what has been read

@@ -116,7 +116,7 @@ impl Store {
                     .map(|k| Record::decode(&k.record).map_or(0, |r| r.id));
                 let drawer = Drawer {
                     input,
-                    output: output,
+                    output,
                     holds: ids.collect(),
                 };
                 store.messages += drawer.holds.len();
@@ -178,7 +178,7 @@ impl Store {
             number,
             Drawer {
                 input,
-                output: output,
+                output,
                 holds,
             },
         );

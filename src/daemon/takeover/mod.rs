@@ -10,7 +10,6 @@
 //! `epmd -takeover`, with or without `-daemon`. Called by `main` and by `start`.
 
 mod ask;
-mod diag;
 mod hold;
 mod holder;
 mod keep;
