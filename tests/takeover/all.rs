@@ -46,6 +46,11 @@ fn nobody_notices_that_the_place_of_a_stock_epmd_is_taken() {
 }
 
 #[test]
+fn nobody_notices_that_the_place_of_otp_29s_epmd_is_taken() {
+    nobody_notices(Epmd::Stock29, |port| Nodes::of_all_kinds(port, 500));
+}
+
+#[test]
 fn nobody_notices_that_the_place_of_our_own_epmd_is_taken() {
     nobody_notices(Epmd::Ours, |port| Nodes::of_all_kinds(port, 500));
 }
