@@ -323,9 +323,10 @@ mod tests {
     /// Killed between the two, the daemon leaves a name that is taken, and a node that waits for ever.
     #[test]
     fn a_node_that_was_kept_and_not_answered_is_answered_once() {
-        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
         let (mut node, connection, record) = kept("api");
         for _ in 0..2 {
+            // Of each process its own.
+            let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
             let copy = connection.try_clone().unwrap();
             let registry = take_back_one(record.clone(), copy, &epoll);
             assert_eq!(registry.len(), 1);
