@@ -12,7 +12,10 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -167,6 +170,61 @@ fn stop_releases_a_name_of_a_relaxed_daemon() {
 }
 
 #[test]
+fn a_name_of_any_bytes_can_be_stopped() {
+    let daemon = Daemon::with(&["-relaxed_command_check"]);
+    let mut command = under_test().command();
+    let port = daemon.port.to_string();
+    command.args(["-port", &port, "-stop"]);
+    command.arg(OsStr::from_bytes(b"\xff\xfe"));
+    let output = finish(&mut command);
+    assert_eq!((output.status, &*output.stdout), (Some(0), "NOEXIST\n"));
+}
+
+/// What the file says in vain or too widely is told at the start, and what is wrong with it at a reload,
+/// where no line says its own name twice.
+#[test]
+fn the_log_tells_what_about_the_settings_may_not_be_meant() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"port = 4370\naccess.allow = [\"0.0.0.0/1\", \"128.0.0.0/1\"]\n")
+        .unwrap();
+    let path = file.path().to_str().unwrap();
+    let daemon = Setup::of(Epmd::Ours)
+        .arguments(&["-config", path])
+        .variable("EPMD_ALLOW", ",")
+        .start();
+    let told = |what: &str| {
+        wait_for(what, || daemon.stderr().contains(what).then_some(()));
+    };
+    told("epmd: serving this host alone\n");
+    told(&format!(
+        "epmd: access.allow is what EPMD_ALLOW says; what {path}:2 says is not in force\n"
+    ));
+    told(&format!(
+        "epmd: port is what -port says; what {path}:1 says is not in force\n"
+    ));
+    std::fs::write(path, "port = x\nlisen = 1\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    told("not reloaded, the settings from before stay in force");
+    let said = daemon.stderr();
+    assert!(said.contains(&format!(" epmd: {path}:1:8: ")), "{said}");
+    assert!(said.contains(&format!("\n    {path}:2:1: ")), "{said}");
+    assert!(!said.contains("epmd: epmd: "), "{said}");
+    std::fs::write(path, "access.list = [\"*\"]\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    told(&format!(
+        "epmd: access.list ({path}:1) admits everyone (0.0.0.0/0, ::/0): strangers may list all names"
+    ));
+    let port = daemon.port.to_string();
+    drop(daemon);
+    // A file that another one names is told with the name of that.
+    let mut command = Epmd::Ours.command();
+    command
+        .args(["-port", &port])
+        .env("EPMD_CONFIG", "/nonexistent/epmd.toml");
+    assert_complaint(&finish(&mut command), WRONG_SETTING, &["EPMD_CONFIG"]);
+}
+
+#[test]
 fn stop_is_not_answered_unless_relaxed() {
     let daemon = Daemon::start();
     let mut holder = daemon.hold("api");
@@ -223,6 +281,10 @@ fn a_wrong_command_line_gets_the_usage() {
         &["-delay_accept"],
         &["-delay_write"],
         &["-relaxed_command_check=1"],
+        &["--"],
+        &["--", "-names"],
+        &["-d", "--"],
+        &["-daemon", "--", "x"],
     ] {
         assert_usage(&run_at(free_port(), arguments), arguments);
     }

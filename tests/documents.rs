@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use hardened_epmd::config::OPTIONS;
+use hardened_epmd::config::{OPTIONS, settings_markdown};
 
 /// Lines that README may have: it is read by who does not know yet whether to stay.
 const README_LINES: usize = 150;
@@ -252,6 +252,10 @@ fn every_option_and_every_key_is_in_the_tables() {
         .filter(|key| !matches!(&**key, "file" | "relaxed_command_check"))
         .collect();
     assert_eq!(keys, printed);
+    // The rows are the table's own.
+    let (_, behind) = document.text.split_once("<!-- settings -->\n").unwrap();
+    let (shown, _) = behind.split_once("<!-- end of settings -->").unwrap();
+    assert_eq!(shown, settings_markdown());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
 use getopts::{Fail, HasArg, Matches, Occur, Options};
@@ -71,7 +72,7 @@ pub enum Command {
     Dump,
     /// `-kill`.
     Kill,
-    /// `-stop Name`: the name's UTF-8 bytes.
+    /// `-stop Name`: the name's bytes.
     Stop(Vec<u8>),
     /// `-help`.
     Help,
@@ -132,20 +133,18 @@ impl Invocation {
     ///
     /// # Errors
     /// An unknown option, one without its value or with one too many, an argument that is no option,
-    /// a command that is not the last, two commands, `-daemon` with `-systemd`, text that is not UTF-8.
+    /// a command that is not the last, two commands, `-daemon` with `-systemd`, text that is not UTF-8 (but
+    /// for a node's and a file's name).
     pub fn parse(
         args: impl Iterator<Item = OsString>,
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, CommandLineError> {
-        let args = args
-            .map(|arg| {
-                arg.into_string().map_err(|arg| {
-                    let shown = quote(&arg.to_string_lossy());
-                    CommandLineError::new(format!("{shown} is not UTF-8"))
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Self::of(&args, env).map_err(|error| CommandLineError {
+        let raw: Vec<_> = args.collect();
+        let args: Vec<_> = raw
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        Self::of(&args, &raw, env).map_err(|error| CommandLineError {
             exit: if asks_the_doctor(&args) {
                 Exit::Usage
             } else {
@@ -155,30 +154,83 @@ impl Invocation {
         })
     }
 
+    /// `args` are `raw` with a mark in place of what is not UTF-8.
     fn of(
         args: &[String],
+        raw: &[OsString],
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, CommandLineError> {
+        let raw = &look_over(args, raw)?;
         let matches = parser().parse(args).map_err(|fail| explain(&fail))?;
         Ok(Self {
-            command: command(&matches)?,
-            sources: Sources::new(options(&matches), environment(env)),
+            command: command(&matches, raw)?,
+            sources: Sources::new(options(&matches, raw), environment(env)),
         })
     }
 }
 
+/// Options whose value may have any bytes: what nodes and files are called is nobody's to judge here.
+const BYTES: [&str; 2] = ["stop", "config"];
+
+/// What getopts does not see. Text that is not UTF-8 where it must be, and two dashes alone, behind which
+/// it would take every word for no option, are mistakes (for stock, these are an unknown option). Gives
+/// the values of [`BYTES`] that are words of their own, as they are.
+fn look_over<'a>(args: &[String], raw: &'a [OsString]) -> Result<Raw<'a>, CommandLineError> {
+    let mut values = Vec::new();
+    let mut value_of: Option<&OptionSpec> = None;
+    for (arg, raw) in args.iter().zip(raw) {
+        let bytes = value_of.filter(|option| BYTES.contains(&option.name));
+        if raw.to_str().is_none() && bytes.is_none() {
+            return Err(CommandLineError::new(format!(
+                "{} is not UTF-8",
+                quote(arg)
+            )));
+        }
+        if let Some(option) = bytes {
+            values.push((option.name, raw));
+        }
+        if value_of.take().is_some() {
+            continue;
+        }
+        if arg == "--" {
+            return Err(CommandLineError::new("\"--\" is an unknown option"));
+        }
+        value_of = takes_the_next(arg);
+    }
+    Ok(Raw(values))
+}
+
+/// Values as they are, by the option's name.
+struct Raw<'a>(Vec<(&'static str, &'a OsString)>);
+
+impl Raw<'_> {
+    /// The last value of an option, of which getopts saw what is UTF-8.
+    fn last(&self, matches: &Matches, name: &str) -> Option<OsString> {
+        let seen = matches.opt_strs(name).pop()?;
+        let mut raw = self.0.iter().rev().filter(|(option, _)| *option == name);
+        // It may as well stand behind a =.
+        let raw = raw.next().filter(|(_, raw)| raw.to_string_lossy() == seen);
+        Some(raw.map_or_else(|| seen.clone().into(), |(_, raw)| (*raw).clone()))
+    }
+}
+
+/// The option whose value is the next word.
+fn takes_the_next(arg: &str) -> Option<&'static OptionSpec> {
+    let name = arg.strip_prefix('-')?;
+    let name = name.strip_prefix('-').unwrap_or(name);
+    OPTIONS
+        .iter()
+        .find(|o| o.takes_the_next() && o.name == name)
+}
+
 /// Whether a command line is one for `-doctor`, be it right or wrong.
 fn asks_the_doctor(args: &[String]) -> bool {
-    let takes_the_next = |arg: &str| {
-        let name = arg.trim_start_matches('-');
-        arg.starts_with('-') && OPTIONS.iter().any(|o| o.takes_the_next() && o.name == name)
-    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         if matches!(arg.as_str(), "-doctor" | "--doctor") {
             return true;
         }
-        if takes_the_next(arg) {
+        if takes_the_next(arg).is_some() {
             args.next();
         }
     }
@@ -213,7 +265,7 @@ fn explain(fail: &Fail) -> CommandLineError {
 }
 
 /// What is to be done.
-fn command(matches: &Matches) -> Result<Command, CommandLineError> {
+fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError> {
     let option = command_option(matches)?;
     let takes_operands = option.is_some_and(|option| option.operands.is_some());
     if let Some(extra) = matches.free.first().filter(|_| !takes_operands) {
@@ -264,7 +316,7 @@ fn command(matches: &Matches) -> Result<Command, CommandLineError> {
         "started" => Command::Started,
         "dump" => Command::Dump,
         "kill" => Command::Kill,
-        "stop" => Command::Stop(matches.opt_str("stop").unwrap_or_default().into_bytes()),
+        "stop" => Command::Stop(raw.last(matches, "stop").unwrap_or_default().into_vec()),
         "version" => Command::Version,
         _ => Command::Help,
     })
@@ -365,10 +417,10 @@ fn mode(matches: &Matches) -> Result<Mode, CommandLineError> {
 }
 
 /// The options as they were given.
-fn options(matches: &Matches) -> Given {
+fn options(matches: &Matches, raw: &Raw<'_>) -> Given {
     let last = |name: &str| matches.opt_strs(name).pop();
     Given {
-        config: last("config").map(PathBuf::from),
+        config: raw.last(matches, "config").map(PathBuf::from),
         address: last("address"),
         port: last("port"),
         allow: last("allow"),
@@ -397,8 +449,6 @@ fn environment(env: impl Fn(&str) -> Option<OsString>) -> Given {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt as _;
-
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Invocation, CommandLineError> {
@@ -596,6 +646,44 @@ mod tests {
         let bytes = OsString::from_vec(vec![b'-', 0xff]);
         let error = Invocation::parse([bytes].into_iter(), |_| None).unwrap_err();
         assert_eq!(error.reason(), "\"-\u{fffd}\" is not UTF-8");
+    }
+
+    #[test]
+    fn two_dashes_alone_are_an_unknown_option() {
+        for args in [
+            &["--"][..],
+            &["-daemon", "--"],
+            &["--", "-names"],
+            &["-d", "--", "x"],
+            &["-port", "1", "--"],
+        ] {
+            assert_eq!(reason(args), "\"--\" is an unknown option", "{args:?}");
+        }
+        assert_eq!(command_of(&["-stop", "--"]), Command::Stop(b"--".to_vec()));
+    }
+
+    #[test]
+    fn names_of_nodes_and_files_may_have_any_bytes() {
+        let parse = |words: &[&[u8]]| {
+            let words = words.iter().map(|word| OsString::from_vec(word.to_vec()));
+            Invocation::parse(words, |_| None)
+        };
+        let stop = parse(&[b"-stop", b"\xff\xfe"]).unwrap();
+        assert_eq!(stop.command, Command::Stop(b"\xff\xfe".to_vec()));
+        let config = parse(&[b"-config", b"/x\xff", b"--stop", b"\xe9"]).unwrap();
+        assert_eq!(config.command, Command::Stop(b"\xe9".to_vec()));
+        let path = PathBuf::from(OsString::from_vec(b"/x\xff".to_vec()));
+        assert_eq!(config.sources.options().config, Some(path));
+        for words in [
+            &[&b"\xff"[..]][..],
+            &[b"-port", b"\xff"],
+            &[b"-stop", b"a", b"\xff"],
+            &[b"-names", b"\xff"],
+            &[b"-\xff", b"-names"],
+        ] {
+            let error = parse(words).unwrap_err();
+            assert!(error.reason().ends_with(" is not UTF-8"), "{error}");
+        }
     }
 
     #[test]

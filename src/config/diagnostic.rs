@@ -25,6 +25,8 @@ pub struct Problem {
     place: String,
     what: String,
     excerpt: Option<String>,
+    /// It is that this user may not read the file.
+    forbidden: bool,
 }
 
 impl Problem {
@@ -34,6 +36,32 @@ impl Problem {
             place: place.into(),
             what: what.into(),
             excerpt: None,
+            forbidden: false,
+        }
+    }
+
+    /// The same of a file that this user may not read.
+    pub(super) fn forbidden(mut self) -> Self {
+        self.forbidden = true;
+        self
+    }
+
+    /// Whether it is that this user may not read the file.
+    pub(super) const fn is_forbidden(&self) -> bool {
+        self.forbidden
+    }
+
+    /// The same with more words at its end.
+    pub(super) fn with(mut self, more: &str) -> Self {
+        self.what.push_str(more);
+        self
+    }
+
+    /// The headline, then the line and the caret where there is a line.
+    fn for_log(&self) -> String {
+        match &self.excerpt {
+            Some(excerpt) => format!("{}\n{excerpt}", self.headline()),
+            None => self.headline(),
         }
     }
 
@@ -59,11 +87,7 @@ impl Problem {
 impl fmt::Display for Problem {
     /// `epmd: PLACE: WHAT`, then the line and the caret where there is a line. No newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "epmd: {}: {}", self.place, self.what)?;
-        match &self.excerpt {
-            Some(excerpt) => write!(f, "\n{excerpt}"),
-            None => Ok(()),
-        }
+        write!(f, "epmd: {}", self.for_log())
     }
 }
 
@@ -82,6 +106,21 @@ impl Errors {
             count => format!(" (and {} more)", count - 1),
         };
         format!("{what}, the settings from before stay in force: {first}{more}")
+    }
+
+    /// As [`fmt::Display`] shows them, without `epmd: ` before each: for the end of a line that has it
+    /// already.
+    #[must_use]
+    pub fn for_log(&self) -> String {
+        let texts: Vec<_> = self.0.iter().map(Problem::for_log).collect();
+        texts.join("\n")
+    }
+
+    /// Whether nothing is wrong but that this user may not read the file. That is fatal to a daemon that
+    /// would go by it, and to nobody else.
+    #[must_use]
+    pub fn is_only_forbidden(&self) -> bool {
+        self.0.iter().all(|problem| problem.forbidden)
     }
 
     /// `Ok` where there are none.
@@ -157,46 +196,101 @@ impl Text {
     /// A line's text without its end, and where it begins.
     pub(super) fn line(&self, line: usize) -> (usize, &str) {
         let begin = self.lines.get(line).copied().unwrap_or(self.text.len());
-        let rest = self.text.get(begin..).unwrap_or_default();
-        let line = rest.split('\n').next().unwrap_or_default();
+        let end = match self.lines.get(line + 1) {
+            Some(next) => next - 1,
+            None => self.text.len(),
+        };
+        let line = self.text.get(begin..end).unwrap_or_default();
         (begin, line.strip_suffix('\r').unwrap_or(line))
     }
 
-    /// A mistake at byte `offset` (of its line's end, where it is behind that).
-    pub(super) fn problem(&self, offset: usize, what: impl Into<String>) -> Problem {
+    /// A mistake at byte `offset` (of its line's end, where it is behind that). `counted` is a byte of
+    /// the same line before it, and how many characters stand before that one.
+    fn problem_from(&self, offset: usize, what: String, counted: &mut Counted) -> Problem {
         let number = self.line_of(offset);
         let (begin, line) = self.line(number);
         let mut at = (offset - begin).min(line.len());
         while !line.is_char_boundary(at) {
             at -= 1;
         }
+        if counted.line != number || counted.at > at {
+            *counted = Counted {
+                line: number,
+                at: 0,
+                characters: 0,
+            };
+        }
+        let between = line.get(counted.at..at).unwrap_or_default();
+        counted.characters += between.chars().count();
+        counted.at = at;
+        let column = counted.characters + 1;
         let (before, behind) = line.split_at(at);
-        let column = before.chars().count() + 1;
         Problem {
             place: format!("{}:{}:{column}", self.name, number + 1),
-            what: what.into(),
+            what,
             excerpt: Some(excerpt(before, behind)),
+            forbidden: false,
         }
     }
 
-    /// The mistakes at these offsets in the order of the file, the first [`MOST_SHOWN`] of them.
-    pub(super) fn problems(&self, mut wrong: Vec<(usize, String)>) -> Vec<Problem> {
+    /// What was found in the order of the file, the first [`MOST_SHOWN`] of it.
+    pub(super) fn problems(&self, found: impl Into<Found>) -> Vec<Problem> {
+        let Found {
+            mut wrong,
+            counted,
+            unread,
+        } = found.into();
         wrong.sort_by_key(|(offset, _)| *offset);
         wrong.dedup();
-        let rest = wrong.len().saturating_sub(MOST_SHOWN);
+        let rest = wrong.len().saturating_sub(MOST_SHOWN) + counted;
+        let mut column = Counted::default();
         let mut problems: Vec<_> = wrong
             .into_iter()
             .take(MOST_SHOWN)
-            .map(|(offset, what)| self.problem(offset, what))
+            .map(|(offset, what)| self.problem_from(offset, what, &mut column))
             .collect();
-        if rest > 0 {
+        let shown = problems.len();
+        if unread {
+            let what = format!(
+                "there is too much wrong to read the rest; expected no mistake, the first {shown} are shown"
+            );
+            problems.push(Problem::new(&self.name, what));
+        } else if rest > 0 {
             problems.push(Problem::new(
                 &self.name,
-                format!("{rest} more mistakes; expected none, the first {MOST_SHOWN} are shown"),
+                format!("{rest} more mistakes; expected none, the first {shown} are shown"),
             ));
         }
         problems
     }
+}
+
+/// What was found wrong with a text.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Where it is, and what.
+    pub(super) wrong: Vec<(usize, String)>,
+    /// How much more there is, behind the last of these.
+    pub(super) counted: usize,
+    /// Whether the text was not read to its end.
+    pub(super) unread: bool,
+}
+
+impl From<Vec<(usize, String)>> for Found {
+    fn from(wrong: Vec<(usize, String)>) -> Self {
+        Self {
+            wrong,
+            ..Self::default()
+        }
+    }
+}
+
+/// How many characters of a line are counted: a line may be 4 MiB long, and wrong in 200 places.
+#[derive(Debug, Default)]
+struct Counted {
+    line: usize,
+    at: usize,
+    characters: usize,
 }
 
 /// A file's name for a message.
@@ -219,12 +313,13 @@ pub(super) fn quote(value: &str) -> String {
 fn excerpt(before: &str, behind: &str) -> String {
     let mut line = String::from("    ");
     let mut caret = String::from("    ");
-    let skip = before.chars().count().saturating_sub(WINDOW);
-    if skip > 0 {
+    let near = before.char_indices().rev().take(WINDOW).last();
+    let (skipped, near) = before.split_at(near.map_or(0, |(at, _)| at));
+    if !skipped.is_empty() {
         line.push_str("...");
         caret.push_str("   ");
     }
-    for c in before.chars().skip(skip) {
+    for c in near.chars() {
         let from = line.len();
         push_escaped(&mut line, c);
         // A tab stays one on both lines, so that both are as wide whatever the terminal's tab stops.
@@ -268,9 +363,8 @@ mod tests {
     }
 
     fn shown(source: &str, offset: usize) -> String {
-        text(source)
-            .problem(offset, "wrong; expected right")
-            .to_string()
+        let wrong = vec![(offset, "wrong; expected right".to_owned())];
+        text(source).problems(wrong)[0].to_string()
     }
 
     #[test]
@@ -331,8 +425,9 @@ mod tests {
             shown("\u{1b}[2J\u{202e}\rx", "\u{1b}[2J\u{202e}\r".len()),
             "epmd: /etc/epmd.toml:1:7: wrong; expected right\n    \\u{1b}[2J\\u{202e}\\u{d}x\n                          ^"
         );
-        let named = Text::new(Path::new("a\nb"), String::new()).problem(0, "wrong");
-        assert_eq!(named.place(), "a\\u{a}b:1:1");
+        let named = Text::new(Path::new("a\nb"), String::new());
+        let named = named.problems(vec![(0, "wrong".to_owned())]);
+        assert_eq!(named[0].place(), "a\\u{a}b:1:1");
     }
 
     #[test]
@@ -357,7 +452,7 @@ mod tests {
     #[test]
     fn problems_come_in_the_order_of_the_file_and_the_rest_is_counted() {
         let source = text(&"x\n".repeat(300));
-        let wrong = (0..300)
+        let wrong: Vec<_> = (0..300)
             .rev()
             .map(|n| (2 * n, "wrong".to_owned()))
             .collect();

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::diagnostic::{Problem, Text, show_path};
+use super::diagnostic::{Found, MOST_SHOWN, Problem, Text, show_path};
 
 /// The largest file, in bytes: some 100,000 networks.
 pub(super) const MOST_BYTES: u64 = 4 * 1024 * 1024;
@@ -34,8 +34,15 @@ pub(super) fn is_absent(path: &Path) -> bool {
 /// It is not there, can't be opened or read, is no file, is too large, or is not UTF-8 (each place
 /// where it is not).
 pub(super) fn read(path: &Path, name: &Path) -> Result<Text, Vec<Problem>> {
-    let wrong = |what: String| vec![Problem::new(show_path(name), what)];
-    let bytes = bytes(path).map_err(wrong)?;
+    let bytes = bytes(path).map_err(|what| {
+        let forbidden = what == FORBIDDEN;
+        let problem = Problem::new(show_path(name), what);
+        vec![if forbidden {
+            problem.forbidden()
+        } else {
+            problem
+        }]
+    })?;
     String::from_utf8(bytes)
         .map(|text| Text::new(name, text))
         .map_err(|e| not_utf8(name, e.as_bytes()))
@@ -118,10 +125,13 @@ fn from_pipe(pipe: &mut File) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// What is told of a file that this user may not read.
+const FORBIDDEN: &str = "cannot be read: permission denied; expected a readable file";
+
 fn unreadable(error: &io::Error) -> String {
     let why = match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::PermissionDenied => return FORBIDDEN.to_owned(),
         _ => error.to_string(),
     };
     format!("cannot be read: {why}; expected a readable file")
@@ -131,16 +141,25 @@ fn unreadable(error: &io::Error) -> String {
 fn not_utf8(name: &Path, bytes: &[u8]) -> Vec<Problem> {
     let mut text = String::new();
     let mut wrong = Vec::new();
+    let mut counted = 0;
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         if let Some(byte) = chunk.invalid().first() {
-            let what = format!("byte 0x{byte:02x} is not UTF-8; expected UTF-8 text");
-            wrong.push((text.len(), what));
+            if wrong.len() < MOST_SHOWN {
+                let what = format!("byte 0x{byte:02x} is not UTF-8; expected UTF-8 text");
+                wrong.push((text.len(), what));
+            } else {
+                counted += 1;
+            }
             text.push(char::REPLACEMENT_CHARACTER);
         }
     }
     // The byte order mark goes with the text, and the offsets with it.
     let mark = if text.starts_with('\u{feff}') { 3 } else { 0 };
     wrong.iter_mut().for_each(|(offset, _)| *offset -= mark);
-    Text::new(name, text).problems(wrong)
+    Text::new(name, text).problems(Found {
+        wrong,
+        counted,
+        unread: false,
+    })
 }

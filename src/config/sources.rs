@@ -14,9 +14,10 @@ use nix::unistd::{AccessFlags, faccessat};
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Errors, Problem, Text};
-use super::nets::{self, ListenOn};
-use super::{DEFAULT_FILE, Origin, Settings, file, read, values};
-use crate::core::access::Networks;
+use super::settings::{DEFAULT_FILE, Settings};
+use super::table::{KEYS, Key};
+use super::types::Giver;
+use super::{file, read, values};
 
 /// Values as they were given, unchecked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,21 @@ pub(super) struct Given {
     pub(super) delay_write: Option<String>,
     pub(super) relaxed_command_check: bool,
     pub(super) debug: u8,
+}
+
+impl Given {
+    /// The text of what the option of this name gives, or the variable that stands for it.
+    pub(super) fn text(&self, option: &str) -> Option<&str> {
+        match option {
+            "address" => self.address.as_deref(),
+            "port" => self.port.as_deref(),
+            "allow" => self.allow.as_deref(),
+            "packet_timeout" => self.packet_timeout.as_deref(),
+            "delay_accept" => self.delay_accept.as_deref(),
+            "delay_write" => self.delay_write.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// What the operator gave, kept as it was, so that reading the file again gives the same precedence.
@@ -81,14 +97,15 @@ impl Sources {
     }
 
     /// The port on which the client commands ask, and a warning (one line) where the file that may
-    /// say it is broken: `epmd -names` must work all the same. `-started` stays silent even so.
+    /// say it is broken: `epmd -names` must work all the same. `-started` stays silent even so. Where this
+    /// user may not read the file, which is then the daemon's alone, the default port is asked in silence.
     ///
     /// # Errors
     /// An explicit port, `-port` or `ERL_EPMD_PORT`, that is none.
     pub fn client_port(&self) -> Result<(u16, Option<String>), Errors> {
         let mut settings = Settings::default();
         let mut overlay = Overlay::new(&self.options, &self.environment);
-        let explicit = overlay.port(&mut settings);
+        let explicit = overlay.key(Key::port(), &mut settings);
         Errors::check(overlay.problems)?;
         if explicit {
             return Ok((settings.port, None));
@@ -98,7 +115,8 @@ impl Sources {
             Ok(Some((_, text))) => file::read_into(&mut settings, &text),
             Err(problems) => problems,
         };
-        let warning = problems.first().map(|first| {
+        let told = problems.first().filter(|first| !first.is_forbidden());
+        let warning = told.map(|first| {
             let port = settings.port;
             format!("epmd: warning: {}; asking port {port}", first.headline())
         });
@@ -128,7 +146,15 @@ impl Sources {
         let named = named.or(self.environment.config.as_deref());
         if let Some(name) = named {
             let path = self.folder.join(name);
-            return read::read(&path, name).map(|text| Some((path, text)));
+            // Who typed the name knows where it stands; of a variable one may not even know that it is set.
+            let by = match self.options.config {
+                Some(_) => "",
+                None => " (EPMD_CONFIG names it)",
+            };
+            return match read::read(&path, name) {
+                Ok(text) => Ok(Some((path, text))),
+                Err(problems) => Err(problems.into_iter().map(|p| p.with(by)).collect()),
+            };
         }
         let path: &Path = &self.default_file;
         if read::is_absent(path) {
@@ -239,106 +265,90 @@ impl<'a> Overlay<'a> {
 
     /// Lays all of them over `settings`; gives what is wrong with them, options first.
     fn apply(mut self, settings: &mut Settings) -> Vec<Problem> {
-        self.port(settings);
-        self.address(settings);
-        self.allow(settings);
-        for (place, text, field) in [
-            (
-                "-packet_timeout",
-                &self.options.packet_timeout,
-                &mut settings.limits.request_timeout,
-            ),
-            (
-                "-delay_accept",
-                &self.options.delay_accept,
-                &mut settings.delay_accept,
-            ),
-            (
-                "-delay_write",
-                &self.options.delay_write,
-                &mut settings.delay_write,
-            ),
+        self.key(Key::port(), settings);
+        for key in KEYS.iter().filter(|key| key.path != Key::port().path) {
+            self.key(key, settings);
+        }
+        for (option, field) in [
+            ("delay_accept", &mut settings.delay_accept),
+            ("delay_write", &mut settings.delay_write),
         ] {
-            match text.as_deref().map(values::seconds) {
-                Some(Ok(time)) => *field = time,
-                Some(Err(what)) => self.problems.push(Problem::new(place, what)),
+            match self.options.text(option).map(values::seconds) {
+                Some(Ok(time)) => {
+                    *field = time;
+                    settings.places.at(option).option = Some(option);
+                }
+                Some(Err(what)) => self.problems.push(Problem::new(format!("-{option}"), what)),
                 None => {}
             }
         }
         settings.relaxed_command_check =
             self.options.relaxed_command_check || self.environment.relaxed_command_check;
+        if settings.relaxed_command_check {
+            let place = settings.places.at(RELAXED);
+            if self.options.relaxed_command_check {
+                place.option = Some(RELAXED);
+            } else {
+                place.variable = Some("ERL_EPMD_RELAXED_COMMAND_CHECK");
+            }
+        }
         settings.debug = self.options.debug;
+        if settings.debug > 0 {
+            settings.places.at("debug").option = Some("debug");
+        }
+        settings.listen_from = settings.places.of("listen").origin();
+        settings.allow_from = settings.places.of("access.allow").origin();
         self.problems.sort_by_key(|p| !p.place().starts_with('-'));
         self.problems
     }
 
-    /// Whether the port was given.
-    fn port(&mut self, settings: &mut Settings) -> bool {
-        let option = self.options.port.as_deref().map(|v| ("-port", v));
-        let variable = self.environment.port.as_deref();
-        let Some((place, text)) = option.or(variable.map(|v| ("ERL_EPMD_PORT", v))) else {
+    /// Whether an option or a variable gave this key's value. The weaker of them is not looked at, but
+    /// that it is there is kept.
+    fn key(&mut self, key: &'static Key, settings: &mut Settings) -> bool {
+        let Some(name) = key.option else {
             return false;
         };
-        match values::port(text) {
-            Ok(port) => settings.port = port,
-            Err(what) => self.problems.push(Problem::new(place, what)),
-        }
-        true
-    }
-
-    fn address(&mut self, settings: &mut Settings) {
-        let option = items(self.options.address.as_deref()).map(|v| ("-address", "-port No", v));
-        let variable = items(self.environment.address.as_deref())
-            .map(|v| ("ERL_EPMD_ADDRESS", "ERL_EPMD_PORT", v));
-        settings.listen_from = origin(&option, &variable, settings.listen_from);
-        let Some((place, port_setting, items)) = option.or(variable) else {
-            return;
-        };
-        let mut addresses = Vec::new();
-        let mut every = false;
-        for item in items {
-            match nets::listen_on(item, port_setting) {
-                Ok(ListenOn::Every) => every = true,
-                Ok(ListenOn::One(address)) => addresses.push(address),
-                Err(what) => self.problems.push(Problem::new(place, what)),
+        let by_variable = self.environment.text(name).zip(key.variable);
+        let by_option = self.options.text(name);
+        if let Some(text) = by_option
+            && self.text(key, &format!("-{name}"), text, Giver::Option, settings)
+        {
+            settings.places.at(key.path).option = Some(name);
+            // A variable that says nothing is not beaten.
+            let says = |text: &str| text.contains(|c: char| c != ',' && !c.is_whitespace());
+            if let Some((_, variable)) = by_variable.filter(|(text, _)| says(text)) {
+                settings.places.at(key.path).variable = Some(variable);
             }
+            return true;
         }
-        settings.listen = (!every).then_some(addresses);
+        if let Some((text, variable)) = by_variable
+            && self.text(key, variable, text, Giver::Variable, settings)
+        {
+            settings.places.at(key.path).variable = Some(variable);
+            return true;
+        }
+        false
     }
 
-    fn allow(&mut self, settings: &mut Settings) {
-        let option = items(self.options.allow.as_deref()).map(|v| ("-allow", v));
-        let variable = items(self.environment.allow.as_deref()).map(|v| ("EPMD_ALLOW", v));
-        settings.allow_from = origin(&option, &variable, settings.allow_from);
-        let Some((place, items)) = option.or(variable) else {
-            return;
-        };
-        settings.rules.allow = Networks::default();
-        for item in items {
-            match nets::networks(item) {
-                Ok(nets) => nets
-                    .into_iter()
-                    .for_each(|n| settings.rules.allow.insert(n)),
-                Err(what) => self.problems.push(Problem::new(place, what)),
+    /// Whether this text gives a value, be it right or wrong.
+    fn text(
+        &mut self,
+        key: &Key,
+        place: &str,
+        text: &str,
+        giver: Giver,
+        settings: &mut Settings,
+    ) -> bool {
+        match key.slot.read_text(text, giver, settings) {
+            Ok(given) => given,
+            Err(wrong) => {
+                let problems = wrong.into_iter().map(|what| Problem::new(place, what));
+                self.problems.extend(problems);
+                true
             }
         }
     }
 }
 
-/// Where a value comes from that option, variable and file may give.
-fn origin<T>(option: &Option<T>, variable: &Option<T>, before: Origin) -> Origin {
-    match (option, variable) {
-        (Some(_), _) => Origin::CommandLine,
-        (None, Some(_)) => Origin::Environment,
-        (None, None) => before,
-    }
-}
-
-/// The elements of a list with commas or spaces; a list of separators alone is none, as in stock.
-fn items(text: Option<&str>) -> Option<Vec<&str>> {
-    let items: Vec<_> = text?
-        .split(|c: char| c == ',' || c.is_whitespace())
-        .filter(|item| !item.is_empty())
-        .collect();
-    (!items.is_empty()).then_some(items)
-}
+/// The option's name, and the key under which it is shown.
+const RELAXED: &str = "relaxed_command_check";

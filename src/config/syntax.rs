@@ -1,4 +1,4 @@
-//! What the TOML parser complains of, in our words, and which mistakes are worth telling beside it.
+//! What the TOML parser complains of, in our words, and what it leaves in doubt.
 //!
 //! The parser guesses on behind a mistake. Most of what it then understands is right, some is the
 //! mistake again in other words; that is left out here. Called by `file`.
@@ -8,38 +8,45 @@ use std::collections::{BTreeSet, HashSet};
 use toml::de::Error;
 
 use super::diagnostic::{Text, quote};
-use super::file::Wrong;
 
-/// The parser's complaints, and those of the walk's that do not only repeat them.
-pub(super) fn merge(text: &Text, errors: &[Error], wrong: Vec<Wrong>) -> Vec<(usize, String)> {
+/// Where a mistake of the walk's would only repeat one of the parser's.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// On these lines.
+    pub(super) lines: HashSet<usize>,
+    /// From this byte on, nobody knows which table a key stands in.
+    pub(super) header: usize,
+}
+
+impl Default for Broken {
+    fn default() -> Self {
+        Self {
+            lines: HashSet::new(),
+            header: usize::MAX,
+        }
+    }
+}
+
+/// The parser's complaints that are worth telling; `broken` learns what they leave in doubt.
+pub(super) fn told(text: &Text, errors: &[Error], broken: &mut Broken) -> Vec<(usize, String)> {
     let mut told = Vec::new();
-    let mut broken_lines = HashSet::new();
-    // From here on, nobody knows which table a key stands in.
-    let mut broken_header = usize::MAX;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let line = text.line_of(span.start);
         let content = text.as_str().get(span.clone()).unwrap_or_default();
         if error.message() != DUPLICATE {
             // Of several complaints on one line, the later ones are echoes of the first.
-            if !broken_lines.insert(line) {
+            if !broken.lines.insert(line) {
                 continue;
             }
             if text.line(line).1.trim_start().starts_with('[')
                 || error.message().starts_with(UNCLOSED)
             {
-                broken_header = broken_header.min(span.start);
+                broken.header = broken.header.min(span.start);
             }
         }
         told.push((span.start, words(error.message(), content)));
     }
-    told.extend(
-        wrong
-            .into_iter()
-            .filter(|w| !broken_lines.contains(&text.line_of(w.at)))
-            .filter(|w| !w.about_keys || w.at < broken_header)
-            .map(|w| (w.at, w.what)),
-    );
     told
 }
 
@@ -48,9 +55,9 @@ const DUPLICATE: &str = "duplicate key";
 const BARE_KEY: &str = "key with no value";
 const UNCLOSED: &str = "unclosed";
 
-/// The text with spaces in place of the lines that are a key without a value, where there are any.
-/// All offsets stay.
-pub(super) fn without_bare_keys(text: &Text, errors: &[Error]) -> Option<String> {
+/// The part of the text that is read with spaces in place of the lines that are a key without a value,
+/// where there are any. All offsets stay.
+pub(super) fn without_bare_keys(text: &Text, part: &str, errors: &[Error]) -> Option<String> {
     let mut rest = String::new();
     let mut end = 0;
     let lines: BTreeSet<_> = errors
@@ -61,11 +68,11 @@ pub(super) fn without_bare_keys(text: &Text, errors: &[Error]) -> Option<String>
         .collect();
     for line in lines {
         let (begin, content) = text.line(line);
-        rest.push_str(text.as_str().get(end..begin)?);
-        rest.extend(std::iter::repeat_n(' ', content.len()));
-        end = begin + content.len();
+        rest.push_str(part.get(end..begin)?);
+        end = (begin + content.len()).min(part.len());
+        rest.extend(std::iter::repeat_n(' ', end - begin));
     }
-    rest.push_str(text.as_str().get(end..)?);
+    rest.push_str(part.get(end..)?);
     (end > 0).then_some(rest)
 }
 

@@ -937,54 +937,457 @@ fn the_clients_port() {
 }
 
 #[test]
-fn what_is_in_force_is_shown() {
+fn what_is_in_force_is_shown_and_who_said_it() {
     assert_eq!(
         show(&Settings::default()),
         "file: none\n\
-         listen: every address (0.0.0.0 and ::)\n\
-         port: 4369\n\
-         access.allow: this host alone\n\
-         access.deny: nobody\n\
-         access.list: as access.allow\n\
-         access.enforce: true\n\
-         limits.connections: 1024\n\
-         limits.per-source: 64\n\
-         limits.request-timeout: 5s\n\
-         limits.registrations: 65536\n\
-         audit.format: auto (journald as systemd's service; as a daemon journald, else syslog; else text)\n\
-         audit.window: 1m\n\
-         audit.lookups: false\n\
-         metrics.listen: nowhere\n\
-         relaxed_command_check: false\n"
+         listen: every address (0.0.0.0 and ::) [default]\n\
+         port: 4369 [default]\n\
+         access.allow: this host alone [default]\n\
+         access.deny: nobody [default]\n\
+         access.list: as access.allow [default]\n\
+         access.enforce: true [default]\n\
+         limits.connections: 1024 [default]\n\
+         limits.per-source: 64 [default]\n\
+         limits.request-timeout: 5s [default]\n\
+         limits.registrations: 65536 [default]\n\
+         audit.format: auto (journald as systemd's service; as a daemon journald, else syslog; else text) [default]\n\
+         audit.window: 1m [default]\n\
+         audit.lookups: false [default]\n\
+         metrics.listen: nowhere [default]\n\
+         relaxed_command_check: false [default]\n"
     );
-    let mut settings = good(WHOLE);
-    settings.file = Some("/etc/epmd.toml".into());
-    settings.relaxed_command_check = true;
-    settings.delay_accept = Duration::from_secs(3);
-    settings.debug = 2;
+    let folder = Folder::new();
+    let file = folder.file("epmd.toml", WHOLE);
+    let settings = load(
+        &[
+            "-config",
+            &file,
+            "-allow",
+            "10.9.0.0/16",
+            "-delay_accept",
+            "3",
+            "-d",
+            "-d",
+        ],
+        &[
+            ("ERL_EPMD_PORT", "4371"),
+            ("EPMD_ALLOW", "10.8.0.0/16"),
+            ("ERL_EPMD_RELAXED_COMMAND_CHECK", ""),
+        ],
+    )
+    .unwrap();
     assert_eq!(
-        show(&settings),
-        "file: /etc/epmd.toml\n\
-         listen: 10.0.3.5, fd00:3::5, and loopback (127.0.0.1, 127.0.1.1, ::1)\n\
-         port: 4370\n\
-         access.allow: this host, 10.0.3.0/24, fd00:3::/64\n\
-         access.deny: 10.0.3.66/32; never this host\n\
-         access.list: this host, 10.0.3.10/32\n\
-         access.enforce: false: lookups and lists are SERVED TO EVERYONE, and what would be refused is logged\n\
-         access.node.wg_man.allow: this host, 10.0.3.0/28\n\
-         access.node.\"é\".allow: this host alone\n\
-         limits.connections: 2048\n\
-         limits.per-source: 32\n\
-         limits.request-timeout: 7s\n\
-         limits.registrations: 1000\n\
-         audit.format: json\n\
-         audit.window: 1m 30s\n\
-         audit.lookups: true\n\
-         metrics.listen: nowhere\n\
-         relaxed_command_check: true\n\
-         delay_accept: 3s\n\
-         debug: 2\n"
+        show(&settings).replace(&file, "FILE"),
+        "file: FILE\n\
+         listen: 10.0.3.5, fd00:3::5, and loopback (127.0.0.1, 127.0.1.1, ::1) [FILE:2]\n\
+         port: 4371 [ERL_EPMD_PORT, which beats FILE:3]\n\
+         access.allow: this host, 10.9.0.0/16 [-allow, which beats EPMD_ALLOW and FILE:6]\n\
+         access.deny: 10.0.3.66/32; never this host [FILE:7]\n\
+         access.list: this host, 10.0.3.10/32 [FILE:8]\n\
+         access.enforce: false: lookups and lists are SERVED TO EVERYONE, and what would be refused is logged [FILE:9]\n\
+         access.node.wg_man.allow: this host, 10.0.3.0/28 [FILE]\n\
+         access.node.\"é\".allow: this host alone [FILE]\n\
+         limits.connections: 2048 [FILE:17]\n\
+         limits.per-source: 32 [FILE:18]\n\
+         limits.request-timeout: 7s [FILE:19]\n\
+         limits.registrations: 1000 [FILE:20]\n\
+         audit.format: json [FILE:23]\n\
+         audit.window: 1m 30s [FILE:24]\n\
+         audit.lookups: true [FILE:25]\n\
+         metrics.listen: nowhere [default]\n\
+         relaxed_command_check: true [ERL_EPMD_RELAXED_COMMAND_CHECK]\n\
+         delay_accept: 3s [-delay_accept]\n\
+         debug: 2 [-debug]\n"
     );
+    assert_eq!(
+        said(&settings, "overridden").replace(&file, "FILE"),
+        "access.allow is what -allow says; what EPMD_ALLOW and what FILE:6 says is not in force\n\
+         port is what ERL_EPMD_PORT says; what FILE:3 says is not in force"
+    );
+}
+
+/// What is warned of this kind.
+fn said(settings: &Settings, code: &str) -> String {
+    let warnings = settings.warnings().into_iter();
+    let texts: Vec<_> = warnings
+        .filter(|warning| warning.code == code)
+        .map(|warning| warning.to_string())
+        .collect();
+    texts.join("\n")
+}
+
+/// A value other than the default, for each key.
+const OTHER_VALUES: [(&str, &str); 15] = [
+    ("listen", "[\"10.0.3.5\"]"),
+    ("port", "4370"),
+    ("access.allow", "[\"10.0.3.0/24\"]"),
+    ("access.deny", "[\"10.0.3.0/24\"]"),
+    ("access.list", "[\"10.0.3.0/24\"]"),
+    ("access.enforce", "false"),
+    ("access.node.NAME.allow", "[\"10.0.3.0/24\"]"),
+    ("limits.connections", "7"),
+    ("limits.per-source", "7"),
+    ("limits.request-timeout", "\"7s\""),
+    ("limits.registrations", "7"),
+    ("audit.format", "\"json\""),
+    ("audit.window", "\"7s\""),
+    ("audit.lookups", "true"),
+    ("metrics.listen", "\"127.0.0.1:9436\""),
+];
+
+#[test]
+fn every_key_of_the_table_is_read_shown_and_documented() {
+    let paths: Vec<_> = KEYS.iter().map(|key| key.path).collect();
+    assert_eq!(paths, OTHER_VALUES.map(|(path, _)| path));
+    let default = show(&Settings::default());
+    let manual = settings_markdown();
+    for (key, (path, value)) in KEYS.iter().zip(OTHER_VALUES) {
+        // It takes effect, in a line of its own that names its place.
+        let shown = show(&good(&format!("{path} = {value}\n")));
+        let changed: Vec<_> = shown
+            .lines()
+            .filter(|line| !default.contains(line) && !line.starts_with("file: "))
+            .collect();
+        assert_eq!(changed.len(), 1, "{path}: {changed:?}");
+        assert!(changed[0].starts_with(&format!("{path}: ")), "{changed:?}");
+        assert!(changed[0].contains("epmd.toml"), "{changed:?}");
+        // A wrong one is told.
+        assert!(
+            !headlines(format!("{path} = 1979-05-27\n")).is_empty(),
+            "{path}"
+        );
+        // The manual has its row.
+        let row = format!("| `{path}` | {} | ", key.kind());
+        assert!(manual.lines().any(|line| line.starts_with(&row)), "{row}");
+        assert!(key.brief.ends_with('.'), "{path}");
+    }
+}
+
+#[test]
+fn every_option_and_variable_of_the_table_gives_its_key() {
+    for key in KEYS {
+        let value = match key.kind() {
+            kind if kind.contains("port") || kind.contains("65535") => "7",
+            kind if kind.contains("duration") => "7",
+            _ => "10.0.3.5",
+        };
+        let line = |settings: &Settings| {
+            let shown = show(settings);
+            let begin = format!("{}: ", key.path);
+            shown
+                .lines()
+                .find(|line| line.starts_with(&begin))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        if let Some(name) = key.option {
+            assert!(OPTIONS.iter().any(|option| option.name == name), "{name}");
+            let shown = line(&load(&[&format!("-{name}"), value], &[]).unwrap());
+            assert!(shown.contains('7') || shown.contains(value), "{shown}");
+            assert!(shown.ends_with(&format!(" [-{name}]")), "{shown}");
+        }
+        if let Some(name) = key.variable {
+            assert!(key.option.is_some(), "{name} has an option beside it");
+            let shown = line(&load(&[], &[(name, value)]).unwrap());
+            assert!(shown.contains('7') || shown.contains(value), "{shown}");
+            assert!(shown.ends_with(&format!(" [{name}]")), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_strangers_may_do_is_said() {
+    for (content, whom) in [
+        ("", "serving this host alone"),
+        (
+            "access.allow = [\"10.0.3.0/24\"]",
+            "serving this host, 10.0.3.0/24",
+        ),
+        (
+            "access.allow = [\"0.0.0.0/1\", \"128.0.0.0/1\"]",
+            "serving this host, nearly everyone (0.0.0.0/1, 128.0.0.0/1)",
+        ),
+        (
+            "access.list = [\"*\"]",
+            "serving this host alone; all names are listed to this host, everyone (0.0.0.0/0, ::/0)",
+        ),
+        (
+            "access.node.api.allow = [\"*\"]",
+            "serving this host alone, and one name has a list of its own; nearly everyone may look up \"api\"",
+        ),
+        (
+            "access.enforce = false",
+            "serving lookups and lists to EVERYONE, because access.enforce is false; what it would refuse is logged",
+        ),
+    ] {
+        assert_eq!(good(content).whom_it_serves(), whom);
+    }
+}
+
+#[test]
+fn every_list_that_takes_in_nearly_everybody_is_warned_of() {
+    let warned = |content: &str| {
+        let folder = Folder::new();
+        let file = folder.file("epmd.toml", content);
+        let settings = load(&["-config", &file], &[]).unwrap();
+        said(&settings, "epmd_serves_everyone").replace(&file, "FILE")
+    };
+    let end = "give the networks of the cluster's hosts alone";
+    assert_eq!(
+        warned("access.allow = [\"*\"]"),
+        format!(
+            "access.allow (FILE:1) admits everyone (0.0.0.0/0, ::/0): strangers may look up every name and list them all; {end}"
+        )
+    );
+    assert_eq!(
+        warned("[access]\nallow = [\"0.0.0.0/1\", \"128.0.0.0/1\"]\nlist = []"),
+        format!(
+            "access.allow (FILE:2) admits nearly everyone (0.0.0.0/1, 128.0.0.0/1): strangers may look up every name; {end}"
+        )
+    );
+    assert_eq!(
+        warned("access.list = [\"::/0\"]"),
+        format!(
+            "access.list (FILE:1) admits nearly everyone (::/0): strangers may list all names; {end}"
+        )
+    );
+    let nodes: String = (0..7)
+        .map(|n| format!("access.node.n{n}.allow = [\"2000::/3\"]\n"))
+        .collect();
+    assert_eq!(
+        warned(&nodes),
+        format!(
+            "access.node (FILE) admits nearly everyone: strangers may look up \"n0\", \"n1\", \"n2\", \"n3\", \"n4\" and 2 more; {end}"
+        )
+    );
+    assert!(warned("access.enforce = false").starts_with("access.enforce is false: "));
+    // Nobody is let in by these.
+    for content in [
+        "access.allow = [\"10.0.0.0/8\", \"fc00::/7\"]",
+        "access.allow = [\"*\"]\naccess.deny = [\"*\"]",
+        "access.allow = [\"*\"]\nlisten = []",
+        "access.allow = [\"*\"]\nlisten = [\"127.0.0.2\"]",
+        "",
+    ] {
+        assert_eq!(warned(content), "", "{content}");
+    }
+    let settings = load(&["-allow", "*"], &[]).unwrap();
+    assert!(said(&settings, "epmd_serves_everyone").starts_with("access.allow (-allow) admits"));
+}
+
+#[test]
+fn a_port_that_nodes_will_not_ask_is_warned_of() {
+    let folder = Folder::new();
+    let file = folder.file("epmd.toml", "port = 4370\n");
+    let warned = |args: &[&str], env: &[(&str, &str)]| {
+        let settings = load(&[&["-config", &file], args].concat(), env).unwrap();
+        said(&settings, "port_only_in_file").replace(&file, "FILE")
+    };
+    assert_eq!(
+        warned(&[], &[]),
+        "port is 4370 (FILE:1), and nodes don't read that: they ask at ERL_EPMD_PORT, else at 4369; set \
+         ERL_EPMD_PORT=4370 for epmd and for all nodes, or take port out of the file"
+    );
+    assert_eq!(warned(&[], &[("ERL_EPMD_PORT", "4370")]), "");
+    assert_eq!(warned(&["-port", "4370"], &[]), "");
+    folder.file("epmd.toml", "port = 4369\n");
+    assert_eq!(warned(&[], &[]), "");
+    folder.file("epmd.toml", "port = 0\n");
+    assert_eq!(warned(&[], &[]), "");
+}
+
+#[test]
+fn an_empty_list_is_an_empty_list() {
+    let folder = Folder::new();
+    let file = folder.file("epmd.toml", "access.allow = [\"*\"]\n");
+    for empty in ["", ",", " , "] {
+        let settings = load(&["-config", &file, "-allow", empty], &[]).unwrap();
+        assert!(settings.rules.allow.is_empty(), "{empty:?}");
+        assert_eq!(settings.allow_from, Origin::CommandLine);
+        assert_eq!(settings.whom_it_serves(), "serving this host alone");
+    }
+    let env = [("EPMD_CONFIG", file.as_str()), ("EPMD_ALLOW", ",")];
+    let settings = load(&[], &env).unwrap();
+    assert!(settings.rules.allow.is_empty());
+    assert_eq!(settings.allow_from, Origin::Environment);
+    // A variable without a value is as good as none, as in a unit's EnvironmentFile.
+    let env = [("EPMD_CONFIG", file.as_str()), ("EPMD_ALLOW", "")];
+    let settings = load(&[], &env).unwrap();
+    assert_eq!(settings.allow_from, Origin::File);
+    assert_eq!(said(&settings, "overridden"), "");
+}
+
+#[test]
+fn a_file_that_only_the_daemon_may_read_leaves_its_clients_in_silence() {
+    // Root reads everything, so it is told here what another user would be.
+    let text = "cannot be read: permission denied; expected a readable file";
+    let problem = diagnostic::Problem::new("/etc/epmd.toml", text).forbidden();
+    assert!(
+        Errors::check(vec![problem.clone()])
+            .unwrap_err()
+            .is_only_forbidden()
+    );
+    let other = diagnostic::Problem::new("-port", "wrong");
+    assert!(
+        !Errors::check(vec![problem, other])
+            .unwrap_err()
+            .is_only_forbidden()
+    );
+    let folder = Folder::new();
+    let secret = folder.file("secret.toml", "port = 7\n");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::File::open(&secret).is_err() {
+        let sources = sources(&[], &[]).with_default_file(Path::new(&secret));
+        assert_eq!(sources.client_port().unwrap(), (4369, None));
+        assert!(sources.load().unwrap_err().is_only_forbidden());
+    }
+}
+
+#[test]
+fn a_message_names_the_variable_that_named_a_file() {
+    let errors = load(&[], &[("EPMD_CONFIG", "/nonexistent/x")]).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "epmd: /nonexistent/x: cannot be read: no such file; expected a readable file (EPMD_CONFIG names it)"
+    );
+    assert_eq!(
+        errors.for_log(),
+        "/nonexistent/x: cannot be read: no such file; expected a readable file (EPMD_CONFIG names it)"
+    );
+}
+
+#[test]
+fn behind_a_line_that_says_its_name_it_is_not_said_again() {
+    let folder = Folder::new();
+    let file = folder.file("epmd.toml", "port = x\nlisen = 1\n");
+    let errors = load(&["-config", &file], &[]).unwrap_err();
+    let text = errors.for_log();
+    assert!(!text.contains("epmd: "), "{text}");
+    assert_eq!(errors.to_string().replace("epmd: ", ""), text);
+}
+
+/// Sources may be read by a thread of its own, while a file system hangs.
+#[test]
+fn settings_are_read_in_any_thread() {
+    let sources = sources(&["-port", "9"], &[]);
+    let (settings, _) = std::thread::spawn(move || sources.load_and_keep())
+        .join()
+        .unwrap()
+        .unwrap();
+    assert_eq!(settings.port, 9);
+}
+
+/// Files of the largest size that are wrong all over, each kind in another way.
+fn huge_wrong_files() -> Vec<(&'static str, String)> {
+    const SIZE: usize = 4 * 1024 * 1024;
+    let lines = |line: &str| line.repeat(SIZE / line.len());
+    let numbered = |line: &dyn Fn(usize) -> String| {
+        let mut text = String::new();
+        for n in 0.. {
+            let line = line(n);
+            if text.len() + line.len() > SIZE {
+                break;
+            }
+            text.push_str(&line);
+        }
+        text
+    };
+    vec![
+        ("equals signs", lines("=\n")),
+        ("equals signs on one line", lines("=")),
+        ("equals signs in a list", format!("a = [{}", lines("=\n"))),
+        ("newlines", lines("\n")),
+        ("commas", lines(",")),
+        ("bare keys", lines("a\n")),
+        ("bare keys that differ", numbered(&|n| format!("k{n}\n"))),
+        ("one bare key", lines("a")),
+        ("unknown keys", numbered(&|n| format!("k{n}=1\n"))),
+        (
+            "unknown keys, the last first",
+            numbered(&|n| format!("k{}=1\n", 9_999_999 - n)),
+        ),
+        ("a key over and over", lines("port=1\n")),
+        ("a table over and over", lines("[access]\n")),
+        ("lists of tables", lines("[[limits]]\n")),
+        ("unclosed tables", lines("[\n")),
+        ("unclosed brackets", lines("[")),
+        ("brackets in a list", format!("listen={}", lines("["))),
+        ("braces", format!("listen={}", lines("{a="))),
+        ("dots", lines("a.")),
+        ("a long key", format!("{}=1", lines("k"))),
+        ("a long name", format!("access.node.{}.allow=1", lines("k"))),
+        ("numbers in a list", format!("listen=[{}]", lines("1,"))),
+        (
+            "wrong networks",
+            format!("access.allow=[{}]", lines("\"10.0.3.5/24\",")),
+        ),
+        (
+            "wrong networks on lines",
+            format!("access.allow=[\n{}]", lines("\"10.0.3.5/24\",\n")),
+        ),
+        (
+            "wrong networks behind right ones",
+            format!(
+                "access.allow=[{}{}]",
+                lines("\"10.0.3.0/24\",")
+                    .split_at(SIZE - SIZE % 14 - 14 * 400)
+                    .0,
+                "\"10.0.3.5/24\",".repeat(300)
+            ),
+        ),
+        ("wrong numbers", numbered(&|n| format!("k{n}=1e\n"))),
+        ("wrong strings", numbered(&|n| format!("k{n}=\"\\q\"\n"))),
+        ("unclosed strings", numbered(&|n| format!("k{n}=\"\n"))),
+        ("an unclosed string", format!("k=\"\"\"{}", lines("x\n"))),
+        ("control characters", lines("#\u{1}\n")),
+        (
+            "nodes without a list",
+            numbered(&|n| format!("[access.node.n{n}]\n")),
+        ),
+        (
+            "nodes that are none",
+            numbered(&|n| format!("access.node.\"a b{n}\".x=1\n")),
+        ),
+        ("marks", lines("\u{fffd}")),
+    ]
+    .into_iter()
+    .map(|(kind, mut text)| {
+        let mut end = text.len().min(SIZE);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        (kind, text)
+    })
+    .collect()
+}
+
+#[test]
+fn a_huge_file_that_is_wrong_all_over_costs_little() {
+    for (kind, text) in huge_wrong_files() {
+        let begin = Instant::now();
+        let lines = bad(&text).lines().count();
+        let took = begin.elapsed();
+        println!("{kind}: {lines} lines, {took:?}");
+        assert!(lines <= 3 * (diagnostic::MOST_SHOWN + 1), "{kind}: {lines}");
+        assert!(took < Duration::from_secs(5), "{kind}: {took:?}");
+    }
+    let begin = Instant::now();
+    let told = bad(vec![0xff; 4 * 1024 * 1024]);
+    assert!(
+        told.ends_with("epmd: FILE: 4194104 more mistakes; expected none, the first 200 are shown")
+    );
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    // The first of them are told as those of a small file are.
+    let few = "=\n".repeat(1000);
+    let many = "=\n".repeat(1_000_000);
+    let first = |text: &str| headlines(text)[..diagnostic::MOST_SHOWN].to_vec();
+    assert_eq!(first(&many), first(&few));
+    for table in ["", "[limits]\n"] {
+        let many: String = (0..400_000).map(|n| format!("k{n}=1\n")).collect();
+        assert!(first(&format!("{table}{many}"))[0].contains("unknown key"));
+    }
 }
 
 #[test]
@@ -1008,9 +1411,10 @@ fn long_lists_are_cut() {
         "access.allow: this host, everyone (0.0.0.0/0, ::/0)",
         "access.node: and 2 more",
     ] {
+        let line = format!("{line} [default]");
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
-    assert!(text.contains("10.0.19.0/24, and 5 more; never this host\n"));
-    assert!(text.contains("access.node.n19.allow: this host alone\n"));
+    assert!(text.contains("10.0.19.0/24, and 5 more; never this host [default]\n"));
+    assert!(text.contains("access.node.n19.allow: this host alone [default]\n"));
     assert!(!text.contains("n20"));
 }

@@ -127,6 +127,9 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         format!("listening on {}", listening.join(", ")),
     );
     log.note(Level::Info, settings.whom_it_serves());
+    for warning in settings.warnings() {
+        log.note(Level::Warning, warning.what);
+    }
     for note in notes {
         log.note(Level::Warning, note);
     }

@@ -163,6 +163,9 @@ impl Reload {
         }
         let status = settings.whom_it_serves();
         log.note(Level::Info, format!("reloaded: {status}"));
+        for warning in settings.warnings() {
+            log.note(Level::Warning, warning.what);
+        }
         self.settings = settings;
         self.export_metrics();
         status

@@ -57,7 +57,7 @@ impl Inherited {
     pub fn settings_from_before(&self) -> Result<Settings, String> {
         let (_, file) = self.settings.last_key_value().ok_or("there are none")?;
         let snapshot = read_settings(file).map_err(|error| error.to_string())?;
-        snapshot.settings().map_err(|errors| errors.to_string())
+        snapshot.settings().map_err(|errors| errors.for_log())
     }
 }
 
