@@ -4,7 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::thread;
 
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Sources};
 use hardened_epmd::core::wire::Request;
@@ -12,9 +13,50 @@ use hardened_epmd::daemon;
 use hardened_epmd::daemon::takeover::{self, Force};
 use hardened_epmd::exit::{Exit, complain, print};
 use hardened_epmd::tools::{client, control, doctor, refused};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+/// A stack that is enough for everything; the kernel's limit is 8 MiB on most hosts.
+const STACK: usize = 1024 * 1024;
 
 fn main() -> ExitCode {
-    run().into()
+    on_enough_stack(run).into()
+}
+
+/// Runs on this thread or, where its stack is limited to less than enough (`LimitSTACK=64K`), on one that
+/// has its own.
+fn on_enough_stack(run: fn() -> Exit) -> Exit {
+    let enough = u64::try_from(STACK).unwrap_or(u64::MAX);
+    match getrlimit(Resource::RLIMIT_STACK) {
+        Ok((soft, _)) if soft < enough => {}
+        _ => return run(),
+    }
+    // Signals are that thread's, as if it were the only one.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let restore = move || {
+        if let Ok(mask) = mask {
+            let _ = mask.thread_set_mask();
+        }
+    };
+    let thread = thread::Builder::new()
+        .name("epmd".into())
+        .stack_size(STACK)
+        // It ends the process by itself: a daemon in the background has no other thread to do it.
+        .spawn(move || {
+            restore();
+            process::exit(run() as i32)
+        });
+    match thread {
+        Ok(thread) => {
+            // It never comes back, unless by a panic.
+            let _ = thread.join();
+            Exit::Failure
+        }
+        Err(_) => {
+            restore();
+            run()
+        }
+    }
 }
 
 fn run() -> Exit {

@@ -1,22 +1,24 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
-//! Adopting descriptors that were handed over, closing all others that were inherited, and copying some
-//! out of another process. Each use says why it is sound; nothing here decides anything. Called by
-//! `daemon`.
+//! Adopting descriptors that were handed over, closing all others that were inherited, copying some out of
+//! another process; fork(2), and what a signal does. Each use says why it is sound; nothing here decides
+//! anything. Called by `daemon`.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::{ForkResult, Pid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-/// Closes every descriptor above the standard streams, all at once (close_range(2), Linux 5.9).
+/// Closes every descriptor above the standard streams, by whatever way there is: close_range(2) (Linux
+/// 5.9, and not every seccomp profile), what /proc/self/fd lists, or one number after the other.
 ///
-/// To be called before this process has opened any of its own: `main` calls it first of all in
-/// `-daemon` mode.
-///
-/// # Errors
-/// What close_range(2) says; on an older kernel "not implemented".
-pub fn close_inherited() -> io::Result<()> {
+/// To be called while this process has none of its own open: in `-daemon` mode, once the settings are read.
+pub fn close_inherited() {
     const FIRST: libc::c_uint = 3;
     const NO_FLAGS: libc::c_uint = 0;
     // SAFETY: no value of this process owns a descriptor above 2 at this point, see above, so none
@@ -24,10 +26,59 @@ pub fn close_inherited() -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, NO_FLAGS) };
     if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+        return;
     }
+    for number in listed().unwrap_or_else(all_numbers) {
+        // SAFETY: as above; the one by which the folder was read is closed by now, and closing a number
+        // that is not open does nothing.
+        unsafe { libc::close(number) };
+    }
+}
+
+/// The numbers above the standard streams that /proc/self/fd lists, where there is one.
+fn listed() -> Option<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    let numbers = entries.map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut numbers = numbers.collect::<Option<Vec<RawFd>>>()?;
+    numbers.retain(|number| *number > 2);
+    Some(numbers)
+}
+
+/// All numbers that a descriptor can have, or as many as can be gone through in a tenth of a second.
+fn all_numbers() -> Vec<RawFd> {
+    const MOST: u64 = 1 << 20;
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let end = limit.map_or(MOST, |(soft, _)| soft.min(MOST));
+    (3..RawFd::try_from(end).unwrap_or(RawFd::MAX)).collect()
+}
+
+/// What fork(2) gave: `None` in the child, its process in the parent.
+///
+/// # Errors
+/// What fork(2) says: `EAGAIN` or `ENOMEM` where no process can be had.
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: `daemon::detach` calls it before there is a second thread that runs, so nothing in the child
+    // is left half done by a thread that it does not have.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// Has a signal ignored, or do again what it does to every process.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn set_ignored(signal: Signal, ignored: bool) -> io::Result<()> {
+    let handler = if ignored {
+        SigHandler::SigIgn
+    } else {
+        SigHandler::SigDfl
+    };
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: neither of the two runs any code of this process.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
 }
 
 /// Takes over a descriptor that was handed to this process: by systemd (`LISTEN_FDS`), or in a
@@ -111,4 +162,15 @@ pub fn has_sent(connection: BorrowedFd<'_>) -> io::Result<bool> {
     let field = |offset: usize| info.get(offset / size_of::<u32>()).copied();
     let is_known = usize::try_from(length).is_ok_and(|length| length >= LENGTH);
     Ok(!is_known || field(NOT_SENT) != Some(0) || field(DATA_SEGMENTS_OUT) != Some(0))
+}
+
+/// Has the event loop on which this is called watch a descriptor of signals.
+///
+/// # Errors
+/// What epoll_ctl(2) says.
+pub fn watch_signals(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: the value owns its one descriptor, which is open until the value is dropped with what is made
+    // here, and has no way to be exchanged meanwhile.
+    let watched = unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) };
+    Ok(watched?)
 }

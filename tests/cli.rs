@@ -662,6 +662,77 @@ fn one_taken_address_of_several_is_enough() {
 
 // --- -daemon ---
 
+/// Fails the test unless `-daemon` has succeeded, in silence but for one line: where nobody reads the log,
+/// as in most containers, ours says so.
+fn assert_started(output: &Output) {
+    assert_eq!(
+        (output.status, &*output.stdout),
+        (Some(0), ""),
+        "{output:?}"
+    );
+    let nobody_reads = "epmd: nobody will see the log, nor who is refused: ";
+    let mut lines = output.stderr.lines();
+    let said = lines
+        .next()
+        .is_none_or(|line| line.starts_with(nobody_reads));
+    assert!(said && lines.next().is_none(), "{output:?}");
+    if under_test() == Epmd::Stock {
+        assert_eq!(output.stderr, "");
+    }
+}
+
+/// What `epmd -daemon` says where the shell `script` has gone before it, and its status; ours alone.
+fn daemon_after(script: &str, detached: &Detached) -> Output {
+    let script = format!("{script} exec \"$@\"");
+    let mut command = Epmd::Ours.wrapped(&["/bin/bash", "-c", &script, "bash"]);
+    command.args(["-port", &detached.port.to_string(), "-daemon"]);
+    finish(&mut command)
+}
+
+#[test]
+fn daemon_says_what_keeps_it_from_serving_and_leaves_nothing_behind() {
+    for limit in [5, 9, 10, 11, 12, 14, 16] {
+        let detached = Detached::on_free_port();
+        let output = daemon_after(&format!("ulimit -n {limit};"), &detached);
+        assert_eq!(output.status, Some(1), "{limit}: {output:?}");
+        assert!(output.stderr.contains("epmd: "), "{limit}: {output:?}");
+        assert!(
+            output.stderr.contains("oo many open files"),
+            "{limit}: {output:?}"
+        );
+        assert!(!output.stderr.contains("panicked"), "{limit}: {output:?}");
+        assert_eq!(detached.find(), None, "{limit}");
+    }
+}
+
+#[test]
+fn daemon_serves_with_little_stack_and_little_memory() {
+    for limits in ["ulimit -s 64;", "ulimit -d 4000;", "ulimit -f 0;"] {
+        for _ in 0..5 {
+            let detached = Detached::on_free_port();
+            assert_started(&daemon_after(limits, &detached));
+            assert_eq!(run_at(detached.port, &["-kill"]), says(0, "Killed\n"));
+        }
+    }
+}
+
+#[test]
+fn daemon_reads_its_settings_before_it_closes_what_it_inherited() {
+    let detached = Detached::on_free_port();
+    let script = "exec \"$@\" -config <(echo 'registrations = 1')";
+    let mut command = Epmd::Ours.wrapped(&["/bin/bash", "-c", script, "bash"]);
+    command.args(["-port", &detached.port.to_string(), "-daemon"]);
+    let output = finish(&mut command);
+    // It was read: this key belongs elsewhere.
+    assert_eq!(output.status, Some(78), "{output:?}");
+    assert!(output.stderr.contains("registrations"), "{output:?}");
+    let good = script.replace("registrations = 1", "[limits]\nregistrations = 7");
+    let good = good.replace("echo", "echo -e");
+    let mut command = Epmd::Ours.wrapped(&["/bin/bash", "-c", &good, "bash"]);
+    command.args(["-port", &detached.port.to_string(), "-daemon"]);
+    assert_started(&finish(&mut command));
+}
+
 /// Starts the epmd under test in the background, by way of `wrapper`. Returns when it is as it will
 /// stay: leaving the old standard error is the last step of going there.
 fn daemonize(detached: &Detached, wrapper: &[&str], arguments: &[&str]) -> u32 {
@@ -669,7 +740,7 @@ fn daemonize(detached: &Detached, wrapper: &[&str], arguments: &[&str]) -> u32 {
     command
         .args(["-port", &detached.port.to_string(), "-daemon"])
         .args(arguments);
-    assert_eq!(finish(&mut command), silence(0));
+    assert_started(&finish(&mut command));
     let pid = detached.pid();
     wait_for("the daemon to leave its standard error", || {
         let to_nothing = (2, PathBuf::from("/dev/null"));
@@ -698,7 +769,7 @@ fn the_port_is_bound_when_daemon_returns() {
         let detached = Detached::on_free_port();
         let mut command = under_test().command();
         command.args(["-port", &detached.port.to_string(), "-daemon"]);
-        assert_eq!(finish(&mut command), silence(0));
+        assert_started(&finish(&mut command));
         let bound = detached.find().is_some();
         detached.pid();
         // Stock's parent does not wait: it may be bound or not.
@@ -796,6 +867,43 @@ fn delays_hold_back_the_answer() {
             begin.elapsed()
         );
     }
+}
+
+/// Signals of the caller's that must not make a difference: blocked ones, and SIGHUP as soon as it is there.
+#[test]
+fn a_mask_and_a_hangup_from_before_make_no_difference() {
+    if under_test() == Epmd::Stock {
+        return; // it has neither mask nor reload
+    }
+    let blocked: nix::sys::signal::SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    let mut daemon = std::thread::scope(|scope| {
+        let start = || {
+            blocked.thread_block().unwrap();
+            Daemon::start()
+        };
+        scope.spawn(start).join().unwrap()
+    });
+    daemon.signal(Signal::SIGHUP);
+    daemon.signal(Signal::SIGHUP);
+    daemon.assert_alive();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn an_interrupt_that_is_ignored_stays_ignored() {
+    let detached = Detached::on_free_port();
+    let output = daemon_after("trap '' INT;", &detached);
+    if under_test() == Epmd::Stock {
+        return; // the wrapper runs ours alone
+    }
+    assert_started(&output);
+    let pid = nix::unistd::Pid::from_raw(detached.pid().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
+    assert_eq!(
+        run_at(detached.port, &["-names"]),
+        says(0, &header(detached.port))
+    );
 }
 
 #[test]

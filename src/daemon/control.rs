@@ -306,7 +306,6 @@ mod tests {
             crate::config::Mode::Foreground,
         );
         let socket = runtime.block_on(async { bind(&path) }).unwrap();
-        let log = log.unwrap();
         let client = std::thread::spawn(move || {
             let silent: Vec<_> = (0..100)
                 .map(|_| Blocking::connect(&path).unwrap())

@@ -3,6 +3,7 @@
 //! Decides nothing about a request (`core` does) and knows nothing of what a person runs (`tools`).
 
 pub mod control;
+mod detach;
 mod diag;
 pub mod listen;
 pub mod log;

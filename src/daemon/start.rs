@@ -9,11 +9,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::detach::{self, Side};
 use super::listen::holder::Holders;
 use super::listen::{self, Bound, ListenError};
-use super::log::{Level, Log};
+use super::log::{self, Level, Log};
 use super::server::budget::{self, Budget};
-use super::server::{self, Carried, Keeping, Start};
+use super::server::{self, Carried, Keeping, Start, signals};
 use super::systemd::inherited::{self, Inherited};
 use super::systemd::store::{Room, Store};
 use super::systemd::{self, KeptSettings, Notifier, notify};
@@ -32,8 +33,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// they are this host's own. The error says what came of it otherwise.
 pub type Ask = fn(u16, &[IpAddr]) -> io::Result<()>;
 
-/// Starts the daemon, and returns when it has ended. All that can fail comes before it detaches, so that
-/// who started it hears of it.
+/// Starts the daemon, and returns when it has ended. In the background it lets go of who started it when
+/// it serves, so that who started it hears of all that can fail before.
 pub fn run(mode: Mode, sources: Sources, ask: Ask) -> Exit {
     match start(mode, sources, ask, None) {
         Ok(()) => Exit::Success,
@@ -50,25 +51,34 @@ pub fn run_in_place(mode: Mode, sources: Sources, ask: Ask, force: Force) -> Exi
 }
 
 fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Result<(), Exit> {
-    let mut inherited = None;
-    match mode {
-        Mode::Foreground => {}
+    signals::prepare().map_err(|error| {
+        complain(format_args!("epmd: can't set what signals do: {error}"));
+        Exit::Failure
+    })?;
+    let mut inherited = match mode {
+        Mode::Systemd => Some(inherit()?),
+        Mode::Foreground => None,
         Mode::Daemon => {
-            if let Err(error) = sys::close_inherited() {
-                complain(format_args!(
-                    "epmd: can't close inherited descriptors: {error}"
-                ));
-            }
             // Each `erl -sname` does this: whoever runs it may have no right to read the settings, and
             // where an epmd runs already they are of no matter.
             if takeover.is_none() && runs_already(&sources, ask) {
                 return Ok(());
             }
+            None
         }
-        Mode::Systemd => inherited = Some(inherit()?),
-    }
+    };
     let descriptors = budget::raise_descriptor_limit();
     let mut loaded = settings(&sources, inherited.as_ref())?;
+    let mut tether = None;
+    if mode == Mode::Daemon {
+        // Not before the settings are read: their file may be one of these (`-config <(...)`).
+        sys::close_inherited();
+        match detach::detach()? {
+            Side::Parent(Exit::Success) => return Ok(()),
+            Side::Parent(exit) => return Err(exit),
+            Side::Daemon(ours) => tether = Some(ours),
+        }
+    }
     let taken = match takeover {
         Some(force) => takeover::in_process(&loaded.settings, force)?,
         None => None,
@@ -96,12 +106,6 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
             )
         }
     };
-    if mode == Mode::Daemon
-        && let Err(error) = nix::unistd::daemon(false, false)
-    {
-        complain(format_args!("epmd: can't detach: {error}"));
-        return Err(Exit::Failure);
-    }
     let Loaded {
         settings,
         snapshot,
@@ -117,10 +121,14 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
     };
     let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, room, &mut notes));
     listeners.append(&mut activated);
-    let log = Log::start(settings.audit.format, mode).map_err(|error| {
-        complain(format_args!("epmd: can't start the log's thread: {error}"));
+    if let Some(unwritten) = log::unwritten(settings.audit.format, mode) {
+        complain(unwritten);
+    }
+    signals::hold_back().map_err(|error| {
+        complain(format_args!("epmd: can't hold signals back: {error}"));
         Exit::Failure
     })?;
+    let log = Log::start(settings.audit.format, mode);
     let listening = listen::addresses(listeners.iter());
     log.note(
         Level::Info,
@@ -147,10 +155,15 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         carried,
         control: control_socket(mode),
         complaint,
+        tether,
     };
     let result = server::run(start);
     if let Err(error) = &result {
         log.note(Level::Error, format!("can't go on: {error}"));
+        if mode == Mode::Daemon {
+            // Who started it reads no log; once it has served, nobody reads this.
+            complain(format_args!("epmd: can't go on: {error}"));
+        }
     }
     log.close();
     result.map_err(|_| Exit::Failure)

@@ -1,18 +1,19 @@
 //! Where lines go: journald, syslog, or JSON or text on stderr.
 //!
 //! [`Log`] is a handle that never blocks and never fails: lines wait in a bounded channel for one
-//! thread, which is the only place that writes. When the log's reader does not keep up, lines are
+//! thread, which is the only place that writes. Where no thread can be had, each line is written where it
+//! arises, if its reader takes it at once (`here`). When the log's reader does not keep up, lines are
 //! counted instead and the count is told. Decides nothing about what is told (`audit` does) and holds
-//! no answer up. `server` and `main` tell their lines here; threads don't survive a fork, so it is
+//! no answer up. `server` and `start` tell their lines here; threads don't survive a fork, so it is
 //! started after `-daemon` has forked.
 
+mod here;
 mod lines;
 mod target;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,9 @@ use tracing::dispatcher::{self, Dispatch};
 use crate::config::{Format, Mode};
 use crate::core::audit::{Event, Kind, escape_note};
 use crate::core::outcome::{Operation, Reason};
+use here::Here;
+
+pub use target::unwritten;
 
 /// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
 pub const REFUSED_MESSAGE_ID: &str = "91da4ca3155e4252bf382e2c4108a463";
@@ -60,11 +64,18 @@ pub struct Log {
 #[derive(Debug)]
 struct Inner {
     /// `None` once it is closed.
-    lines: Mutex<Option<SyncSender<Line>>>,
+    lines: Mutex<Option<Way>>,
     /// Ends when the thread does.
     ended: Mutex<Receiver<()>>,
     shared: Arc<Shared>,
     patience: Duration,
+}
+
+/// How lines leave.
+#[derive(Debug)]
+enum Way {
+    Thread(SyncSender<Line>),
+    Here(Box<Here>),
 }
 
 /// What the handles and the thread both see.
@@ -90,46 +101,65 @@ enum What {
     Note(Level, String),
 }
 
-/// Where the thread writes to, and what is to be said of that.
+/// Where lines are written to, and what is to be said of that.
 struct Opened {
     dispatch: Dispatch,
     note: Option<String>,
+    /// Whether the reader takes a line at once, for who can't wait.
+    takes: Takes,
 }
 
+/// See [`Opened::takes`].
+type Takes = Box<dyn Fn() -> bool + Send>;
+
 impl Log {
-    /// Starts the log's thread. Fails only where no thread can be had.
-    pub fn start(format: Format, mode: Mode) -> io::Result<Self> {
-        let open = move |format| target::open(format, mode);
-        Self::start_with(format, open, PATIENCE)
+    /// Starts the log's thread; without one, where none can be had.
+    #[must_use]
+    pub fn start(format: Format, mode: Mode) -> Self {
+        Self::start_with(format, move |format| target::open(format, mode), PATIENCE)
     }
 
     fn start_with(
         format: Format,
-        open: impl Fn(Format) -> Opened + Send + 'static,
+        open: impl Fn(Format) -> Opened + Clone + Send + 'static,
         patience: Duration,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (lines, waiting) = mpsc::sync_channel(CAPACITY);
         let (ends, ended) = mpsc::sync_channel(0);
         let shared = Arc::new(Shared {
             lost: AtomicU64::new(0),
             format: Mutex::new(format),
         });
-        let seen = Arc::clone(&shared);
-        thread::Builder::new()
+        let (seen, opens) = (Arc::clone(&shared), open.clone());
+        let thread = thread::Builder::new()
             .name("epmd-log".into())
             .stack_size(STACK)
             .spawn(move || {
-                write_all(&waiting, &seen, open);
+                write_all(&waiting, &seen, opens);
                 drop::<SyncSender<()>>(ends);
-            })?;
-        Ok(Self {
+            });
+        let (way, failed) = match thread {
+            Ok(_) => (Way::Thread(lines), None),
+            Err(error) => (Way::Here(Box::new(Here::new(format, open))), Some(error)),
+        };
+        let log = Self {
             inner: Arc::new(Inner {
-                lines: Mutex::new(Some(lines)),
+                lines: Mutex::new(Some(way)),
                 ended: Mutex::new(ended),
                 shared,
                 patience,
             }),
-        })
+        };
+        if let Some(error) = failed {
+            log.note(
+                Level::Warning,
+                format!(
+                    "no thread can be had for the log ({error}): a line that its reader does not take at once is \
+                     lost; raise the limit of processes (LimitNPROC=, ulimit -u) or of memory"
+                ),
+            );
+        }
+        log
     }
 
     /// Tells a line of the audit.
@@ -158,18 +188,28 @@ impl Log {
 impl Inner {
     fn send(&self, what: What) {
         let at = SystemTime::now();
-        if let Some(lines) = &*lock(&self.lines)
-            && let Err(TrySendError::Full(_)) = lines.try_send(Line { at, what })
-        {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        let line = Line { at, what };
+        match &mut *lock(&self.lines) {
+            None => {}
+            Some(Way::Thread(lines)) => {
+                if let Err(TrySendError::Full(_)) = lines.try_send(line) {
+                    self.shared.lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Some(Way::Here(here)) => here.write(&line, &self.shared),
         }
     }
 
     fn close(&self) {
-        if lock(&self.lines).take().is_some() {
-            // Nothing is ever sent: it ends when the thread does, or time is up.
-            let (Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)) =
-                lock(&self.ended).recv_timeout(self.patience);
+        match lock(&self.lines).take() {
+            None => {}
+            Some(Way::Here(mut here)) => here.tell_lost(&self.shared),
+            Some(Way::Thread(lines)) => {
+                drop(lines);
+                // Nothing is ever sent: it ends when the thread does, or time is up.
+                let (Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)) =
+                    lock(&self.ended).recv_timeout(self.patience);
+            }
         }
     }
 }
@@ -188,7 +228,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The thread: writes lines until the last handle is gone and nothing waits.
 fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) -> Opened) {
     let mut format = *lock(&shared.format);
-    let mut dispatch = opened(open(format));
+    let mut dispatch = opened(open(format)).dispatch;
     let mut since_count = 0;
     loop {
         let line = match waiting.try_recv() {
@@ -204,7 +244,7 @@ fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) ->
         let wanted = *lock(&shared.format);
         if wanted != format {
             format = wanted;
-            dispatch = opened(open(format));
+            dispatch = opened(open(format)).dispatch;
         }
         write(&dispatch, &line);
         since_count += 1;
@@ -217,11 +257,11 @@ fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) ->
     tell_lost(&dispatch, shared);
 }
 
-fn opened(opened: Opened) -> Dispatch {
-    if let Some(note) = opened.note {
+fn opened(mut opened: Opened) -> Opened {
+    if let Some(note) = opened.note.take() {
         write(&opened.dispatch, &Line::now(Level::Warning, note));
     }
-    opened.dispatch
+    opened
 }
 
 fn tell_lost(dispatch: &Dispatch, shared: &Shared) {

@@ -6,8 +6,12 @@
 //! when the format changes.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{Dispatch, Level, Metadata};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Registry;
@@ -15,7 +19,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use super::lines::{Json, Out, Syslog, Text};
-use super::{Mode, Opened, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID};
+use super::{Mode, Opened, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID, Takes};
 use crate::config::Format;
 
 /// Marks the audit's lines.
@@ -37,6 +41,8 @@ enum Target {
     Syslog,
     Json,
     Text,
+    /// Standard error in the background, which nobody reads.
+    Nowhere,
 }
 
 /// What this host has.
@@ -46,13 +52,56 @@ struct Present {
     syslog: bool,
 }
 
+/// What this host has now: a socket's file alone is none, its reader may be long gone.
+fn present() -> Present {
+    Present {
+        journal: is_read(Path::new(JOURNAL)),
+        syslog: is_read(Path::new(SYSLOG)),
+    }
+}
+
+/// Whether somebody reads a socket.
+fn is_read(path: &Path) -> bool {
+    let connected = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+    match connected {
+        Ok(()) => true,
+        // Some syslog daemons have a stream there, and syslog(3) knows how to speak to these as well.
+        Err(error) => error.raw_os_error() == Some(Errno::EPROTOTYPE as i32),
+    }
+}
+
+/// What is to be said on the standard error, while there is one, where a daemon's lines will go nowhere.
+#[must_use]
+pub fn unwritten(format: Format, mode: Mode) -> Option<String> {
+    if mode != Mode::Daemon {
+        return None;
+    }
+    let present = present();
+    let target = match choose(format, mode, present) {
+        Target::Journald if !present.journal => without_journal(mode, present),
+        target => target,
+    };
+    if target != Target::Nowhere {
+        return None;
+    }
+    let why = match format {
+        Format::Json | Format::Text => format!(
+            "audit.format = \"{}\" goes to the standard error, and -daemon has none",
+            format.name()
+        ),
+        Format::Auto | Format::Journald => {
+            format!("nobody reads journald's socket ({JOURNAL}) or syslog's ({SYSLOG}) here")
+        }
+    };
+    Some(format!(
+        "epmd: nobody will see the log, nor who is refused: {why}; to see it, start epmd without -daemon"
+    ))
+}
+
 /// Opens what `format` means in this mode. Never fails: where journald is asked for and not there,
 /// lines go where they are most likely seen, and say so.
 pub(super) fn open(format: Format, mode: Mode) -> Opened {
-    let present = Present {
-        journal: Path::new(JOURNAL).exists(),
-        syslog: Path::new(SYSLOG).exists(),
-    };
+    let present = present();
     let target = choose(format, mode, present);
     let otherwise = without_journal(mode, present);
     match target {
@@ -60,28 +109,28 @@ pub(super) fn open(format: Format, mode: Mode) -> Opened {
             Ok(dispatch) => Opened {
                 dispatch,
                 note: None,
+                takes: socket_takes(Path::new(JOURNAL)),
             },
             Err(error) => {
                 let place = match otherwise {
                     Target::Syslog => "go to syslog",
+                    Target::Nowhere => "go nowhere",
                     _ => "are text on stderr",
                 };
                 Opened {
-                    dispatch: plain(otherwise),
                     note: Some(format!("journald: {JOURNAL}: {error}; lines {place}")),
+                    ..plain(otherwise)
                 }
             }
         },
-        other => Opened {
-            dispatch: plain(other),
-            note: None,
-        },
+        other => plain(other),
     }
 }
 
 fn choose(format: Format, mode: Mode, present: Present) -> Target {
     match (format, mode) {
         (Format::Journald, _) => Target::Journald,
+        (Format::Json | Format::Text, Mode::Daemon) => Target::Nowhere,
         (Format::Json, _) => Target::Json,
         (Format::Text, _) => Target::Text,
         (Format::Auto, Mode::Systemd | Mode::Daemon) if present.journal => Target::Journald,
@@ -93,15 +142,52 @@ fn choose(format: Format, mode: Mode, present: Present) -> Target {
 fn without_journal(mode: Mode, present: Present) -> Target {
     match mode {
         Mode::Daemon if present.syslog => Target::Syslog,
+        Mode::Daemon => Target::Nowhere,
         _ => Target::Text,
     }
 }
 
-fn plain(target: Target) -> Dispatch {
-    match target {
-        Target::Json => json(stderr()),
-        Target::Syslog => syslog(),
-        Target::Text | Target::Journald => text(stderr()),
+fn plain(target: Target) -> Opened {
+    let (dispatch, takes) = match target {
+        Target::Json => (json(stderr()), stderr_takes()),
+        Target::Syslog => (syslog(), socket_takes(Path::new(SYSLOG))),
+        Target::Text | Target::Journald => (text(stderr()), stderr_takes()),
+        Target::Nowhere => (Registry::default().into(), always()),
+    };
+    Opened {
+        dispatch,
+        note: None,
+        takes,
+    }
+}
+
+pub(super) fn always() -> Takes {
+    Box::new(|| true)
+}
+
+/// Whether standard error takes a line: a pipe that says so has room for 4 KiB, which is more than a line
+/// of the audit.
+fn stderr_takes() -> Takes {
+    Box::new(|| takes(io::stderr()))
+}
+
+/// Whether a socket's reader takes a line: asked of a socket of our own, as that which the line will go
+/// through is not ours to look at.
+fn socket_takes(path: &Path) -> Takes {
+    let path = path.to_owned();
+    Box::new(move || {
+        UnixDatagram::unbound()
+            .and_then(|socket| socket.connect(&path).map(|()| socket))
+            .map_or(true, takes)
+    })
+}
+
+/// Whether writing would not wait now. Where that can't be asked, there is nobody to wait for either.
+fn takes(to: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut polled, PollTimeout::ZERO) {
+        Ok(0) | Err(Errno::EINTR) => false,
+        Ok(_) | Err(_) => true,
     }
 }
 
@@ -168,7 +254,7 @@ mod tests {
         assert_eq!(auto(Systemd, false, true), Target::Text);
         assert_eq!(auto(Daemon, true, true), Target::Journald);
         assert_eq!(auto(Daemon, false, true), Target::Syslog);
-        assert_eq!(auto(Daemon, false, false), Target::Text);
+        assert_eq!(auto(Daemon, false, false), Target::Nowhere);
         assert_eq!(auto(Foreground, true, true), Target::Text);
     }
 
@@ -178,10 +264,41 @@ mod tests {
             journal: false,
             syslog: true,
         };
-        for mode in [Mode::Foreground, Mode::Daemon, Mode::Systemd] {
+        for mode in [Mode::Foreground, Mode::Systemd] {
             assert_eq!(choose(Format::Json, mode, present), Target::Json);
             assert_eq!(choose(Format::Text, mode, present), Target::Text);
             assert_eq!(choose(Format::Journald, mode, present), Target::Journald);
         }
+        // There is no standard error that anybody reads.
+        for format in [Format::Json, Format::Text] {
+            assert_eq!(choose(format, Mode::Daemon, present), Target::Nowhere);
+        }
+    }
+
+    #[test]
+    fn a_socket_whose_reader_is_gone_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        assert!(!is_read(&path));
+        let reader = UnixDatagram::bind(&path).unwrap();
+        assert!(is_read(&path));
+        drop(reader);
+        assert!(path.exists());
+        assert!(!is_read(&path));
+        let stream = folder.path().join("stream");
+        let _reader = std::os::unix::net::UnixListener::bind(&stream).unwrap();
+        assert!(is_read(&stream));
+    }
+
+    #[test]
+    fn who_takes_nothing_at_once_is_known() {
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(takes(&writer));
+        let flags = nix::fcntl::OFlag::O_NONBLOCK;
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+        while (&writer).write(&[0; 4096]).is_ok() {}
+        assert!(!takes(&writer));
+        drop(reader);
+        assert!(takes(&writer));
     }
 }

@@ -28,9 +28,10 @@ fn log(format: Format) -> (Log, Written) {
                 _ => target::text(out),
             },
             note: None,
+            takes: target::always(),
         }
     };
-    let log = Log::start_with(format, open, Duration::from_secs(60)).unwrap();
+    let log = Log::start_with(format, open, Duration::from_secs(60));
     (log, written)
 }
 
@@ -190,9 +191,10 @@ fn stuck(patience: Duration) -> (Log, Receiver<()>, Sender<()>, Written) {
         Opened {
             dispatch: target::text(out),
             note: None,
+            takes: target::always(),
         }
     };
-    let log = Log::start_with(Format::Text, open, patience).unwrap();
+    let log = Log::start_with(Format::Text, open, patience);
     (log, has, go, written)
 }
 
@@ -275,7 +277,7 @@ fn takes_the_place_of_journald_which_gets_the_designs_fields_also_after_a_restar
         fields.iter().map(owned).collect()
     };
     let journal = bind();
-    let log = Log::start(Format::Journald, Mode::Foreground).unwrap();
+    let log = Log::start(Format::Journald, Mode::Foreground);
     log.tell(refused(b"a\nPRIORITY=0\n"));
     assert_eq!(
         next(&journal),
@@ -357,7 +359,7 @@ fn takes_the_place_of_syslog_which_gets_each_line_with_its_priority() {
     let syslog = UnixDatagram::bind("/dev/log").unwrap();
     let patience = Some(Duration::from_secs(20));
     syslog.set_read_timeout(patience).unwrap();
-    let log = Log::start(Format::Auto, Mode::Daemon).unwrap();
+    let log = Log::start(Format::Auto, Mode::Daemon);
     let told = || {
         let mut datagram = [0; 65_536];
         let length = syslog.recv(&mut datagram).unwrap();

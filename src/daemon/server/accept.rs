@@ -33,6 +33,8 @@ use crate::daemon::log::Level;
 const FIRST_LISTENER: u64 = 3 << 62;
 /// The number of a word from the event loop.
 const WORD: u64 = u64::MAX;
+/// The thread's stack: what a request needs, several times over. The default would be 2 MiB.
+const STACK: usize = 256 * 1024;
 /// How long nothing is done after an error that would only come again at once.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// So many errors in a row are no longer each connection's own: it is accept(2) that fails.
@@ -101,6 +103,7 @@ impl Acceptor {
         };
         thread::Builder::new()
             .name("epmd-accept".into())
+            .stack_size(STACK)
             .spawn(move || {
                 accepting.welcome_all(arrivals);
                 accepting.run();

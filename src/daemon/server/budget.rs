@@ -3,6 +3,10 @@
 //! Requests and registrations have budgets of their own, so that strangers never take a slot that a
 //! local node needs. Pure but for raising the limit; called by `server` at the start and at a reload.
 
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{DEFAULT_CONNECTIONS, DEFAULT_REGISTRATIONS, Limits};
@@ -110,6 +114,27 @@ pub fn raise_descriptor_limit() -> usize {
         Err(_) => soft,
     };
     usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Descriptors without which nobody can be served.
+const SPARE: usize = 4;
+
+/// Sees to it that there are descriptors left for connections.
+///
+/// # Errors
+/// There are none, in words.
+pub(super) fn spare(limit: usize) -> io::Result<()> {
+    let spare: Result<Vec<_>, _> = (0..SPARE)
+        .map(|_| EventFd::from_flags(EfdFlags::EFD_CLOEXEC))
+        .collect();
+    match spare {
+        Err(error @ (Errno::EMFILE | Errno::ENFILE)) => Err(io::Error::other(format!(
+            "the limit of {limit} descriptors leaves none for connections ({error}); raise it (LimitNOFILE=, \
+             ulimit -n), to 1024 for some hundred names"
+        ))),
+        // Whatever else is wrong with these, connections are none of them.
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

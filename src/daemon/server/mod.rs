@@ -23,7 +23,7 @@ mod holders;
 mod own;
 mod reload;
 mod request;
-mod signals;
+pub mod signals;
 mod slow;
 mod state;
 mod status;
@@ -38,11 +38,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::detach::Tether;
 use super::log::{Level, Log};
 use super::systemd::kept::Kept;
 use super::systemd::notify::BEHIND;
@@ -92,6 +94,8 @@ pub struct Start {
     pub control: PathBuf,
     /// Why the settings in force are not those of the file, where they are not.
     pub complaint: Option<String>,
+    /// Who is to be let go of once the daemon serves.
+    pub tether: Option<Tether>,
 }
 
 /// What is carried on of an epmd whose place was taken.
@@ -122,10 +126,31 @@ pub fn run(start: Start) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()?;
+        .build()
+        .map_err(failed("make the event loop (epoll, eventfd)"))?;
     let result = runtime.block_on(serve(start));
     // What still holds a name is closed by the kernel with the process, all at once.
     result
+}
+
+/// Names what failed, and what may help.
+fn failed<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> io::Error {
+    move |error| {
+        let error = error.into();
+        let remedy = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE | Errno::ENFILE) => {
+                "; raise the limit of descriptors (LimitNOFILE=, ulimit -n)"
+            }
+            Some(Errno::EAGAIN | Errno::ENOMEM) => {
+                "; see the limits of processes (LimitNPROC=, TasksMax=, ulimit -u) and of memory"
+            }
+            Some(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => {
+                "; see what forbids it: a seccomp filter (SystemCallFilter=, the container's profile) or SELinux"
+            }
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("can't {what}: {error}{remedy}"))
+    }
 }
 
 async fn serve(start: Start) -> io::Result<()> {
@@ -140,11 +165,13 @@ async fn serve(start: Start) -> io::Result<()> {
         carried,
         control,
         complaint,
+        tether,
     } = start;
     let listeners = listeners
         .into_iter()
         .map(Listener::new)
-        .collect::<io::Result<Vec<_>>>()?;
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(failed("use the listening sockets"))?;
     let listening = listen::addresses(listeners.iter().map(|l| &l.socket));
     let budget = Budget::beside(
         &settings.limits,
@@ -164,7 +191,8 @@ async fn serve(start: Start) -> io::Result<()> {
         ),
     };
     let is_kept = kept_settings.is_some();
-    let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
+    let epoll = Arc::new(epoll.map_err(failed("watch connections (epoll)"))?);
     let mut registry = Registry::default();
     survival::take_back(registrations, &mut registry, &epoll, &log);
     let clock = Clock::start();
@@ -220,16 +248,19 @@ async fn serve(start: Start) -> io::Result<()> {
         once_more: false,
     };
     reload.export_metrics();
-    let mut signals = Signals::catch()?;
+    let mut signals = Signals::catch().map_err(failed("hear signals"))?;
     let mut acceptor = Acceptor::start(
         Arc::clone(&server),
         listeners,
         local_decides,
         carried.arrivals,
-    )?;
+    )
+    .map_err(failed("accept connections"))?;
     if let Some(interval) = notifier.watchdog() {
         lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.line()));
     }
+    budget::spare(descriptors)?;
+    tether.map_or(Ok(()), Tether::cut)?;
     notifier.ready(&status);
     loop {
         // The last two end by a mistake of ours alone. A daemon that is deaf, and keeps the names of
