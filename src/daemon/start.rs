@@ -19,7 +19,7 @@ use super::systemd::inherited::{self, Inherited};
 use super::systemd::store::{Room, Store};
 use super::systemd::{self, KeptSettings, Notifier, notify};
 use super::takeover::{self, Force, Taken};
-use crate::config::{Limits, Mode, Settings, Snapshot, Sources};
+use crate::config::{Errors, Limits, Mode, Settings, Snapshot, Sources};
 use crate::core::status::CONTROL_SOCKET;
 use crate::exit::{Exit, complain};
 use crate::sys;
@@ -57,18 +57,17 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
     })?;
     let mut inherited = match mode {
         Mode::Systemd => Some(inherit()?),
-        Mode::Foreground => None,
-        Mode::Daemon => {
-            // Each `erl -sname` does this: whoever runs it may have no right to read the settings, and
-            // where an epmd runs already they are of no matter.
-            if takeover.is_none() && runs_already(&sources, ask) {
-                return Ok(());
-            }
-            None
-        }
+        Mode::Foreground | Mode::Daemon => None,
     };
     let descriptors = budget::raise_descriptor_limit();
-    let mut loaded = settings(&sources, inherited.as_ref())?;
+    // Once: the file may be a pipe (`-config <(...)`).
+    let read = sources.load_and_keep();
+    // Each `erl -sname` does this: whoever runs it may have no right to read the settings, and where an
+    // epmd runs already they are of no matter.
+    if mode == Mode::Daemon && takeover.is_none() && runs_already(&read, &sources, ask) {
+        return Ok(());
+    }
+    let mut loaded = settings(read, inherited.as_ref())?;
     let mut tether = None;
     if mode == Mode::Daemon {
         // Not before the settings are read: their file may be one of these (`-config <(...)`).
@@ -225,6 +224,9 @@ fn inherit() -> Result<Inherited, Exit> {
     })
 }
 
+/// What was read: settings, and what they can be made of again.
+type Read = Result<(Settings, Snapshot), Errors>;
+
 /// The settings in force.
 struct Loaded {
     settings: Settings,
@@ -236,8 +238,8 @@ struct Loaded {
 
 /// Loads the settings. Where the file is broken at a restart, those from before stay in force: a bad
 /// file must not cost the registrations.
-fn settings(sources: &Sources, inherited: Option<&Inherited>) -> Result<Loaded, Exit> {
-    let errors = match sources.load_and_keep() {
+fn settings(read: Read, inherited: Option<&Inherited>) -> Result<Loaded, Exit> {
+    let errors = match read {
         Ok((settings, snapshot)) => {
             return Ok(Loaded {
                 settings,
@@ -365,12 +367,13 @@ fn sockets(
 
 /// Whether an epmd runs on the port already, in silence. Only loopback is asked: an address of the plan
 /// may be another host's.
-fn runs_already(sources: &Sources, ask: Ask) -> bool {
-    match sources.client_port() {
-        Ok((port, _)) => port != 0 && ask(port, &[]).is_ok(),
+fn runs_already(read: &Read, sources: &Sources, ask: Ask) -> bool {
+    let port = match read {
+        Ok((settings, _)) => Some(settings.port),
         // What is wrong with the port is said where the settings are loaded.
-        Err(_) => false,
-    }
+        Err(_) => sources.client_port().ok().map(|(port, _)| port),
+    };
+    port.is_some_and(|port| port != 0 && ask(port, &[]).is_ok())
 }
 
 /// The port is taken. By an epmd: then there is one, which is all that erl wants of `epmd -daemon`.

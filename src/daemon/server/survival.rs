@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn take_back_one(record: Vec<u8>, connection: TcpStream, epoll: &Arc<Epoll>) -> Registry<Held> {
-        let log = Log::start(Format::Text, Mode::Foreground).unwrap();
+        let log = Log::start(Format::Text, Mode::Foreground);
         let mut registry = Registry::default();
         let connection = Some(OwnedFd::from(connection));
         let kept = vec![Kept { record, connection }];
