@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use hardened_epmd::config::{OPTIONS, settings_markdown};
+use hardened_epmd::config::{OPTIONS, options_markdown, settings_markdown};
 
 /// Lines that README may have: it is read by who does not know yet whether to stay.
 const README_LINES: usize = 150;
@@ -231,15 +231,6 @@ fn every_option_and_every_key_is_in_the_tables() {
         rows.map(|row| row.split('`').next().unwrap().to_owned())
             .collect()
     };
-    let options: BTreeSet<_> = rows("<!-- options -->", "<!-- end of options -->")
-        .iter()
-        .map(|row| {
-            let last = row.split(", ").last().unwrap().trim_start_matches('-');
-            last.split([' ', '[']).next().unwrap().to_owned()
-        })
-        .collect();
-    let expected: BTreeSet<_> = OPTIONS.iter().map(|it| it.name.to_owned()).collect();
-    assert_eq!(options, expected);
     // What -check_config prints are the keys, with those of the command line alone.
     let keys = rows("<!-- settings -->", "<!-- end of settings -->");
     let folder = tempfile::tempdir().unwrap();
@@ -252,10 +243,18 @@ fn every_option_and_every_key_is_in_the_tables() {
         .filter(|key| !matches!(&**key, "file" | "relaxed_command_check"))
         .collect();
     assert_eq!(keys, printed);
-    // The rows are the table's own.
-    let (_, behind) = document.text.split_once("<!-- settings -->\n").unwrap();
-    let (shown, _) = behind.split_once("<!-- end of settings -->").unwrap();
-    assert_eq!(shown, settings_markdown());
+    // The rows are the tables' own.
+    for (of, wanted) in [
+        ("settings", settings_markdown()),
+        ("options", options_markdown()),
+    ] {
+        let (_, behind) = document
+            .text
+            .split_once(&format!("<!-- {of} -->\n"))
+            .unwrap();
+        let (shown, _) = behind.split_once(&format!("<!-- end of {of} -->")).unwrap();
+        assert_eq!(shown, wanted, "{of}");
+    }
 }
 
 #[test]

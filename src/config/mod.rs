@@ -32,7 +32,7 @@ mod tests;
 
 pub use self::cli::{Command, CommandLineError, Invocation, Mode};
 pub use self::diagnostic::{Errors, Problem};
-pub use self::options::{OPTIONS, OptionSpec, Section, help, usage, version};
+pub use self::options::{OPTIONS, OptionSpec, Section, help, options_markdown, usage, version};
 pub use self::places::{Place, Places};
 pub use self::settings::{
     Audit, DEFAULT_CONNECTIONS, DEFAULT_FILE, DEFAULT_PER_SOURCE, DEFAULT_PORT,

@@ -397,6 +397,22 @@ pub fn help() -> String {
     text
 }
 
+/// The table as Markdown, for the manual. Ends with a newline.
+#[must_use]
+pub fn options_markdown() -> String {
+    let mut text = "| option | what it does |\n|---|---|\n".to_owned();
+    for option in OPTIONS {
+        // A bar would end the cell.
+        let names = option.synopsis().replace('|', ", ");
+        let more = match option.more {
+            "" => String::new(),
+            more => format!(" {more}"),
+        };
+        let _ = writeln!(text, "| `{names}` | {}{more} |", option.brief);
+    }
+    text
+}
+
 /// What `-version` prints. Ends with a newline.
 #[must_use]
 pub fn version() -> String {
