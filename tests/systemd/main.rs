@@ -9,6 +9,7 @@
 //! - `journal`: a refusal read back by field, and what the catalogue says under it.
 //! - `sockets`: socket activation, by our socket unit and by Debian's.
 //! - `survival`: what restarts and kills cost: nothing.
+//! - `takeover`: the place of another epmd, taken by the unit.
 //! - `release`: what goes when it should: dead nodes, released names, old creations.
 //! - `few`: a store that holds much beside few descriptors.
 //! - `junk`: a store that holds what makes no sense.
@@ -32,6 +33,7 @@ mod release;
 mod settings;
 mod sockets;
 mod survival;
+mod takeover;
 mod unit;
 
 use std::fs;
@@ -52,9 +54,15 @@ const PORT: u16 = 4369;
 /// Where the host finds the files of this tree.
 const FILES: [(&str, &str); 4] = [
     ("epmd.service", "/etc/systemd/system/epmd.service"),
-    ("epmd.socket", "/etc/systemd/system/epmd.socket"),
+    (
+        "hardened-epmd.service",
+        "/etc/systemd/system/hardened-epmd.service",
+    ),
+    (
+        "hardened-epmd.socket",
+        "/etc/systemd/system/hardened-epmd.socket",
+    ),
     ("epmd.catalog", "/usr/lib/systemd/catalog/epmd.catalog"),
-    ("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf"),
 ];
 
 /// Whether the longer forms of tests run.
@@ -83,27 +91,30 @@ impl Deref for Service<'_> {
 /// Runs a test on a host of its own, in the host's network. epmd is installed there as a package would
 /// do it, and not started.
 fn on_a_host(test: impl FnOnce(&Service<'_>) + Send) {
+    on_a_stock_host(|service| {
+        service.install_ours();
+        test(service);
+    });
+}
+
+/// Runs a test on a host of its own, in the host's network, where stock epmd is installed as the machine
+/// has it, and not started.
+fn on_a_stock_host(test: impl FnOnce(&Service<'_>) + Send) {
     let host = Host::boot();
-    for (file, place) in FILES {
-        let file = format!("{}/systemd/{file}", env!("CARGO_MANIFEST_DIR"));
-        host.write(
-            place,
-            fs::read(&file).unwrap_or_else(|e| panic!("{file}: {e}")),
-        );
-    }
-    host.install(&program(), "/usr/bin/epmd");
-    host.must("systemd-sysusers && journalctl --update-catalog && systemctl daemon-reload");
+    let service = Service { host: &host };
+    service.write_file("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf");
+    host.must("systemd-sysusers");
     let outcome = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             host.enter_network();
-            test(&Service { host: &host });
+            test(&service);
         });
         thread.join()
     });
     if let Err(panic) = outcome {
         eprintln!(
             "{}",
-            host.must("journalctl --no-pager -u epmd.service | tail -n 60")
+            host.must("journalctl --no-pager -u '*epmd*' | tail -n 60")
         );
         std::panic::resume_unwind(panic);
     }
@@ -141,14 +152,34 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 impl Service<'_> {
-    /// Runs `systemctl VERB epmd.service`, which must succeed.
+    /// Installs ours over stock, as a package would do it. Nothing is started or stopped.
+    fn install_ours(&self) {
+        for (file, place) in FILES {
+            self.write_file(file, place);
+        }
+        self.install(&program(), "/usr/bin/epmd");
+        self.must("journalctl --update-catalog");
+        // With it, systemd reads its units again.
+        self.must("systemctl mask --quiet epmd.socket epmd@.socket");
+    }
+
+    /// Writes a file of this tree's systemd/ onto the host.
+    fn write_file(&self, file: &str, place: &str) {
+        let file = format!("{}/systemd/{file}", env!("CARGO_MANIFEST_DIR"));
+        let content = fs::read(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
+        self.write(place, content);
+    }
+
+    /// Runs `systemctl VERB hardened-epmd.service`, which must succeed.
     fn systemctl(&self, verb: &str) {
-        self.must(&format!("systemctl {verb} epmd.service"));
+        self.must(&format!("systemctl {verb} hardened-epmd.service"));
     }
 
     /// A property of the unit.
     fn property(&self, name: &str) -> String {
-        let value = self.must(&format!("systemctl show --value -p {name} epmd.service"));
+        let value = self.must(&format!(
+            "systemctl show --value -p {name} hardened-epmd.service"
+        ));
         value.trim_end().to_owned()
     }
 
@@ -182,7 +213,7 @@ impl Service<'_> {
 
     /// Everything that the unit has said, message by message.
     fn messages(&self) -> String {
-        self.must("journalctl --no-pager -o cat -u epmd.service")
+        self.must("journalctl --no-pager -o cat -u hardened-epmd.service")
     }
 
     /// Waits until the unit has said `text`.
@@ -192,7 +223,10 @@ impl Service<'_> {
 
     /// Sets a file of the unit's that stands beside it (a drop-in).
     fn drop_in(&self, text: &str) {
-        self.write("/etc/systemd/system/epmd.service.d/test.conf", text);
+        self.write(
+            "/etc/systemd/system/hardened-epmd.service.d/test.conf",
+            text,
+        );
         self.must("systemctl daemon-reload");
     }
 

@@ -150,6 +150,11 @@ fn fill_store(settings: &Settings, snapshot: &Snapshot, force: Force) -> Result<
     };
     let inodes = holder.inodes();
     let addresses: Vec<_> = holder.sockets.iter().map(|(_, l)| l.address).collect();
+    if units::held_by_the_manager(&inodes) > 0 && can_tell_systemd() {
+        // It may be a socket unit's, or what a takeover has left that was killed. Where this fails, what
+        // follows does as well.
+        let _ = keep::clear(&addresses);
+    }
     let no_place = |error: io::Error| {
         Trouble::NoPlace(format!(
             "can't hand what {} holds over to systemd: {error}",
@@ -157,7 +162,7 @@ fn fill_store(settings: &Settings, snapshot: &Snapshot, force: Force) -> Result<
         ))
     };
     let took = take(&holder, settings.port, |taken| {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        if !can_tell_systemd() {
             return Err(no_place(io::Error::other(
                 "NOTIFY_SOCKET is not set, because this is no ExecStartPre=+ of a unit with \
                  NotifyAccess=exec; by hand it is `epmd -daemon -takeover`",
@@ -175,6 +180,10 @@ fn fill_store(settings: &Settings, snapshot: &Snapshot, force: Force) -> Result<
     });
     took.map(|_| ())
         .or_else(|trouble| end_by_force(&holder, settings.port, &inodes, trouble, force))
+}
+
+fn can_tell_systemd() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// The start of `epmd -takeover`: everything of the epmd that has the port, which has ended then. `None`
