@@ -183,10 +183,19 @@ impl Service<'_> {
         value.trim_end().to_owned()
     }
 
+    /// The daemon's process, and that before it where it still ends; not the takeover's, which comes
+    /// between the two.
+    fn daemons(&self) -> Vec<u32> {
+        let is_takeover = |pid: &u32| process::arguments(*pid).iter().any(|it| it == "-takeover");
+        let mut all = self.services("epmd");
+        all.retain(|pid| !is_takeover(pid));
+        all
+    }
+
     /// The daemon's process.
     fn daemon(&self) -> u32 {
         wait_for("the daemon's process", || {
-            let all = self.services("epmd");
+            let all = self.daemons();
             assert!(all.len() < 2, "{all:?}");
             all.first().copied()
         })
@@ -195,7 +204,7 @@ impl Service<'_> {
     /// The daemon's process once it is another than `before`.
     fn daemon_after(&self, before: u32) -> u32 {
         wait_for("another daemon", || {
-            self.services("epmd").into_iter().find(|pid| *pid != before)
+            self.daemons().into_iter().find(|pid| *pid != before)
         })
     }
 
