@@ -4,6 +4,7 @@
 //! Needs root, and fails where no host can be booted, saying what is missing. `EPMD_TEST_LONG=1` runs
 //! longer forms.
 //!
+//! - `applications`: RabbitMQ and ejabberd, whatever happens to the daemon.
 //! - `unit`: the start, the process, the sandbox, the watchdog.
 //! - `settings`: environment and file, good and bad, at a start, a reload and a restart.
 //! - `journal`: a refusal read back by field, and what the catalogue says under it.
@@ -25,6 +26,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod applications;
 mod few;
 mod journal;
 mod junk;
@@ -44,7 +46,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::host::process;
-use common::nspawn::Host;
+use common::nspawn::{Host, Release};
 use common::wire::{Answer, Node, ask, frame, register};
 use common::{connect, wait_for};
 
@@ -100,7 +102,12 @@ fn on_a_host(test: impl FnOnce(&Service<'_>) + Send) {
 /// Runs a test on a host of its own, in the host's network, where stock epmd is installed as the machine
 /// has it, and not started.
 fn on_a_stock_host(test: impl FnOnce(&Service<'_>) + Send) {
-    let host = Host::boot();
+    on_a_stock_host_of(Release::under_test(), test);
+}
+
+/// As [`on_a_stock_host`], with a Debian of this release.
+fn on_a_stock_host_of(release: Release, test: impl FnOnce(&Service<'_>) + Send) {
+    let host = Host::boot_release(release);
     let service = Service { host: &host };
     service.write_file("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf");
     host.must("systemd-sysusers");
@@ -186,9 +193,13 @@ impl Service<'_> {
     /// The daemon's process, and that before it where it still ends; not the takeover's, which comes
     /// between the two.
     fn daemons(&self) -> Vec<u32> {
-        let is_takeover = |pid: &u32| process::arguments(*pid).iter().any(|it| it == "-takeover");
+        // What is just ending has no arguments any more.
+        let is_daemon = |pid: &u32| {
+            let arguments = process::arguments(*pid);
+            !arguments.is_empty() && arguments.iter().all(|it| it != "-takeover")
+        };
         let mut all = self.services("epmd");
-        all.retain(|pid| !is_takeover(pid));
+        all.retain(is_daemon);
         all
     }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::common::nspawn::Release;
 use super::common::wait_for;
 use super::load::{Nodes, Tally, under_load};
-use super::{PORT, Service, local, lookup, on_a_stock_host, unknown};
+use super::{PORT, Service, local, lookup, on_a_stock_host, on_a_stock_host_of, unknown};
 
 /// What an operator types, once ours is installed (README, docs/operating.md).
-const COMMAND: &str = "systemctl enable --quiet --now hardened-epmd";
+pub(super) const COMMAND: &str = "systemctl enable --quiet --now hardened-epmd";
 
 /// Fails unless each lookup was answered.
 fn assert_no_loss(tally: &Tally) {
@@ -147,7 +148,8 @@ fn killed_at(service: &Service<'_>, call: &str, when: u32) {
 /// Killed at any instant: the old one goes on, or the new one has everything.
 #[test]
 fn a_takeover_that_is_killed_under_its_unit_loses_nothing() {
-    on_a_stock_host(|service| {
+    // strace comes from this machine's /usr.
+    on_a_stock_host_of(Release::Debian12, |service| {
         start_by_hand(service);
         let stock = epmds(service);
         let nodes = Nodes::register("node", 20);
@@ -183,7 +185,8 @@ fn a_takeover_that_is_killed_under_its_unit_loses_nothing() {
 
 #[test]
 fn a_takeover_that_is_killed_at_its_very_end_has_done_everything() {
-    on_a_stock_host(|service| {
+    // strace comes from this machine's /usr.
+    on_a_stock_host_of(Release::Debian12, |service| {
         start_by_hand(service);
         let stock = epmds(service);
         let nodes = Nodes::register("node", 20);
