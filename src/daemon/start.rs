@@ -356,7 +356,7 @@ fn sockets(
     }
     let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
     loop {
-        match listen::bind(&plan, settings.port, &ours, false) {
+        match listen::bind(&plan, settings.port, &ours) {
             Ok(mut bound) => {
                 bound.listeners.append(&mut ours);
                 return Ok(bound.with_own_queues(mode == Mode::Systemd));
@@ -399,7 +399,8 @@ fn taken(mode: Mode, address: SocketAddr, ask: Ask) -> Exit {
             }
             Mode::Systemd => {
                 complain(format_args!(
-                    "epmd: an epmd is running on {address} already; stop it, so that this one can take its place"
+                    "epmd: an epmd is running on {address} already; {}",
+                    takeover::remedy()
                 ));
                 Exit::Failure
             }

@@ -230,3 +230,28 @@ fn from_debians_socket_unit_that_is_not_masked() {
         lasts(service, &nodes);
     });
 }
+
+/// A unit of the user's own, without the line: its message says it.
+#[test]
+fn a_unit_that_takes_nothing_over_says_the_line_that_would() {
+    on_a_stock_host(|service| {
+        start_by_hand(service);
+        let nodes = Nodes::register("node", 3);
+        service.install_ours();
+        service.drop_in("[Service]\nExecStartPre=\n");
+        assert_ne!(service.run(&["sh", "-c", COMMAND]).status, Some(0));
+        let begin = "no node notices: ";
+        let line = wait_for("the remedy", || {
+            let messages = service.messages();
+            let (_, line) = messages.split_once(begin)?;
+            Some(line.lines().next()?.to_owned())
+        });
+        assert!(line.starts_with("ExecStartPre=+/usr/bin/epmd "), "{line}");
+        service.drop_in(&format!("[Service]\nExecStartPre=\n{line}\n"));
+        wait_for("the takeover", || {
+            (service.property("ActiveState") == "active").then_some(())
+        });
+        assert_eq!(nodes.lost(), 0);
+        assert!(nodes.are_all());
+    });
+}

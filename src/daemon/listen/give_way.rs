@@ -15,7 +15,7 @@ use nix::sys::socket::setsockopt;
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::SockRef;
 
-use super::{Bound, ListenError, bind};
+use super::{Bound, ListenError, bind_all};
 
 sockopt_impl!(
     /// Which packets a socket gets: socket(7).
@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// already.
 ///
 /// # Errors
-/// As [`bind`]'s.
+/// As [`super::bind`]'s.
 pub fn bind_beside(
     others: &[TcpListener],
     plan: &[IpAddr],
@@ -45,7 +45,7 @@ pub fn bind_beside(
         }
     };
     share(others, true);
-    let bound = bind(plan, port, ours, true)?;
+    let bound = bind_all(plan, port, ours, true)?;
     // A name that is shared is anybody's of this user.
     share(&bound.listeners, false);
     Ok(bound)

@@ -141,12 +141,17 @@ pub fn plan(listen: Option<&[IpAddr]>) -> Vec<IpAddr> {
 }
 
 /// Binds the plan's addresses to one port (0: one that the kernel chooses) and listens. `ours` listen
-/// there already, and are not among those that are given. `shared`: beside sockets of the same user that
-/// listen there as well, and are about to be closed.
+/// there already, and are not among those that are given.
 ///
 /// # Errors
 /// One address that is taken or refused is enough, and nothing is bound then.
-pub fn bind(
+pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, ListenError> {
+    bind_all(plan, port, ours, false)
+}
+
+/// As [`bind`]. `shared`: beside sockets of the same user that listen there as well, and are about to be
+/// closed.
+fn bind_all(
     plan: &[IpAddr],
     port: u16,
     ours: &[TcpListener],
@@ -209,7 +214,7 @@ pub fn beside_activated(
         notes: Vec::new(),
     };
     for ip in lacking {
-        match bind(&[ip], port, &all.listeners, false) {
+        match bind(&[ip], port, &all.listeners) {
             Ok(mut bound) => {
                 all.listeners.append(&mut bound.listeners);
                 all.notes.append(&mut bound.notes);
@@ -354,10 +359,10 @@ mod tests {
         let address = other.local_addr().unwrap();
         let plan = plan(Some(&[]));
         assert!(
-            matches!(bind(&plan, address.port(), &[], false), Err(ListenError::Taken(a)) if a == address)
+            matches!(bind(&plan, address.port(), &[]), Err(ListenError::Taken(a)) if a == address)
         );
         drop(other);
-        let bound = bind(&plan, 0, &[], false).unwrap();
+        let bound = bind(&plan, 0, &[]).unwrap();
         let ports: HashSet<u16> = bound
             .listeners
             .iter()

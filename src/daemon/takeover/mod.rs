@@ -182,6 +182,17 @@ fn fill_store(settings: &Settings, snapshot: &Snapshot, force: Force) -> Result<
         .or_else(|trouble| end_by_force(&holder, settings.port, &inodes, trouble, force))
 }
 
+/// What has a unit of the user's own take the place of an epmd that has its port: in words, for who asks
+/// for the port and does not take it over.
+pub(in crate::daemon) fn remedy() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/epmd".into());
+    format!(
+        "with this line in the unit's [Service], beside NotifyAccess=exec and FileDescriptorStoreMax=4096, its \
+         next start takes that epmd's place, and no node notices: ExecStartPre=+{} -takeover -systemd",
+        program.display()
+    )
+}
+
 fn can_tell_systemd() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
