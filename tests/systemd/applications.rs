@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(240);
 /// Something that happens on a host, and is no business of the applications.
 type Event = (&'static str, fn(&Service<'_>));
 
-const EVENTS: [Event; 9] = [
+const EVENTS: [Event; 10] = [
     ("restart", |service| service.systemctl("restart")),
     ("SIGKILL", |service| {
         service.kill_daemon();
@@ -52,6 +52,18 @@ const EVENTS: [Event; 9] = [
         // What stands behind the end of a program is not looked at.
         service.install(&[&program()[..], b"new"].concat(), "/usr/bin/epmd");
         service.systemctl("restart");
+    }),
+    ("a new erlang-base", |service| {
+        // As `apt-get install --reinstall` does it, of a package that is there already.
+        service.must("dpkg --install /var/cache/apt/archives/erlang-base_*.deb");
+        assert_eq!(
+            service.must("epmd -version | cut -d' ' -f1"),
+            "hardened-epmd\n"
+        );
+        // Its script has told the daemon to end.
+        wait_for("the daemon", || {
+            (service.property("ActiveState") == "active").then_some(())
+        });
     }),
     ("daemon-reexec and SIGKILL", |service| {
         service.must("systemctl daemon-reexec");
@@ -104,6 +116,7 @@ fn applications_run_on_whatever_happens_to_the_daemon() {
     on_a_stock_host_of(Release::Debian13, |service| {
         start_applications(service);
         let pids = main_pids(service);
+        service.must("dpkg-divert --quiet --local --rename --add /usr/bin/epmd");
         service.install_ours();
         service.must(super::takeover::COMMAND);
         assert!(are_registered(service), "after the takeover");
