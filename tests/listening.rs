@@ -319,11 +319,7 @@ fn a_port_that_an_epmd_holds_is_left_to_it() {
         for (mode, status, words) in [
             (&[][..], 0, " already"),
             (&["-daemon"], 0, ""),
-            (
-                &["-systemd"],
-                1,
-                "stop it, so that this one can take its place",
-            ),
+            (&["-systemd"], 1, "ExecStartPre=+"),
         ] {
             let output = told(&host, "10.77.0.1").arguments(mode).run();
             let what = format!("told {list:?}, {mode:?}: {output:?}");

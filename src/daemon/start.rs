@@ -323,11 +323,11 @@ fn keep(
 fn sockets(
     mode: Mode,
     settings: &mut Settings,
-    inherited: Option<&mut Inherited>,
+    mut inherited: Option<&mut Inherited>,
     ask: Ask,
 ) -> Result<Bound, Exit> {
     let mut ours = Vec::new();
-    if let Some(inherited) = inherited {
+    if let Some(inherited) = &mut inherited {
         ours = std::mem::take(&mut inherited.listeners);
         if inherited.is_taken_over() && !ours.is_empty() {
             // What another epmd listened on is served as it is, until the next start.
@@ -344,7 +344,16 @@ fn sockets(
     }
     let plan = listen::plan(settings.listen.as_deref());
     let (mut ours, others) = listen::in_plan(ours, &plan, settings.port);
-    systemd::give_up_listeners(others);
+    if let Some(inherited) = inherited.filter(|_| !others.is_empty()) {
+        let beside = listen::bind_beside(&others, &plan, settings.port, &ours);
+        inherited.arrivals.extend(listen::empty(&others));
+        systemd::give_up_listeners(others);
+        if let Ok(mut bound) = beside {
+            bound.listeners.append(&mut ours);
+            return Ok(bound.with_own_queues(mode == Mode::Systemd));
+        }
+        // What is wrong with them shows when they are bound by themselves.
+    }
     let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
     loop {
         match listen::bind(&plan, settings.port, &ours) {
@@ -390,7 +399,8 @@ fn taken(mode: Mode, address: SocketAddr, ask: Ask) -> Exit {
             }
             Mode::Systemd => {
                 complain(format_args!(
-                    "epmd: an epmd is running on {address} already; stop it, so that this one can take its place"
+                    "epmd: an epmd is running on {address} already; {}",
+                    takeover::remedy()
                 ));
                 Exit::Failure
             }

@@ -10,7 +10,7 @@ use hardened_epmd::daemon::log::REFUSED_MESSAGE_ID;
 /// The journal's entries of the unit that match, once there are `count`.
 fn entries(service: &Service<'_>, matches: &str, count: usize) -> Vec<Value> {
     wait_for(matches, || {
-        let command = format!("journalctl --no-pager -o json -u epmd.service {matches}");
+        let command = format!("journalctl --no-pager -o json -u hardened-epmd.service {matches}");
         let lines = service.must(&command);
         let entries: Vec<Value> = lines
             .lines()
@@ -52,7 +52,7 @@ fn a_refusal_is_read_back_by_field() {
                 ("MESSAGE_ID", REFUSED_MESSAGE_ID),
                 ("PRIORITY", "4"),
                 ("SYSLOG_IDENTIFIER", "epmd"),
-                ("_SYSTEMD_UNIT", "epmd.service"),
+                ("_SYSTEMD_UNIT", "hardened-epmd.service"),
             ] {
                 assert_eq!(entry[field], value, "{field}: {entry:#?}");
             }
@@ -118,14 +118,14 @@ fn added_up(service: &Service<'_>, peers: &[String]) {
 /// What `journalctl -x` adds.
 fn explanation(service: &Service<'_>, peer: &str) {
     let text = service.must(&format!(
-        "journalctl --no-pager -x -u epmd.service EPMD_EVENT=refused EPMD_PEER={peer}"
+        "journalctl --no-pager -x -u hardened-epmd.service EPMD_EVENT=refused EPMD_PEER={peer}"
     ));
     for part in [
         format!("Subject: epmd refused a request from {peer}"),
         "Defined-By: hardened-epmd".to_owned(),
         format!("  allow = [\"{peer}\"]"),
-        "systemctl reload epmd".to_owned(),
-        format!("journalctl -u epmd EPMD_PEER={peer}"),
+        "systemctl reload hardened-epmd".to_owned(),
+        format!("journalctl -u hardened-epmd EPMD_PEER={peer}"),
     ] {
         assert!(text.contains(&part), "{part}:\n{text}");
     }

@@ -103,7 +103,7 @@ fn what_makes_no_sense_is_dropped_and_the_daemon_starts() {
         service.systemctl("start");
         assert_eq!(service.property("NFileDescriptorStore"), "10");
 
-        service.remove("/etc/systemd/system/epmd.service.d/test.conf");
+        service.remove("/etc/systemd/system/hardened-epmd.service.d/test.conf");
         service.must("systemctl daemon-reload");
         service.systemctl("restart");
         for name in ["newer", "file", "udp", "gone", "listener", "dead"] {

@@ -4,11 +4,13 @@
 //! Needs root, and fails where no host can be booted, saying what is missing. `EPMD_TEST_LONG=1` runs
 //! longer forms.
 //!
+//! - `applications`: RabbitMQ and ejabberd, whatever happens to the daemon.
 //! - `unit`: the start, the process, the sandbox, the watchdog.
 //! - `settings`: environment and file, good and bad, at a start, a reload and a restart.
 //! - `journal`: a refusal read back by field, and what the catalogue says under it.
 //! - `sockets`: socket activation, by our socket unit and by Debian's.
 //! - `survival`: what restarts and kills cost: nothing.
+//! - `takeover`: the place of another epmd, taken by the unit.
 //! - `release`: what goes when it should: dead nodes, released names, old creations.
 //! - `few`: a store that holds much beside few descriptors.
 //! - `junk`: a store that holds what makes no sense.
@@ -24,6 +26,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod applications;
 mod few;
 mod journal;
 mod junk;
@@ -32,6 +35,7 @@ mod release;
 mod settings;
 mod sockets;
 mod survival;
+mod takeover;
 mod unit;
 
 use std::fs;
@@ -42,7 +46,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::host::process;
-use common::nspawn::Host;
+use common::nspawn::{Host, Release};
 use common::wire::{Answer, Node, ask, frame, register};
 use common::{connect, wait_for};
 
@@ -52,9 +56,15 @@ const PORT: u16 = 4369;
 /// Where the host finds the files of this tree.
 const FILES: [(&str, &str); 4] = [
     ("epmd.service", "/etc/systemd/system/epmd.service"),
-    ("epmd.socket", "/etc/systemd/system/epmd.socket"),
+    (
+        "hardened-epmd.service",
+        "/etc/systemd/system/hardened-epmd.service",
+    ),
+    (
+        "hardened-epmd.socket",
+        "/etc/systemd/system/hardened-epmd.socket",
+    ),
     ("epmd.catalog", "/usr/lib/systemd/catalog/epmd.catalog"),
-    ("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf"),
 ];
 
 /// Whether the longer forms of tests run.
@@ -83,27 +93,35 @@ impl Deref for Service<'_> {
 /// Runs a test on a host of its own, in the host's network. epmd is installed there as a package would
 /// do it, and not started.
 fn on_a_host(test: impl FnOnce(&Service<'_>) + Send) {
-    let host = Host::boot();
-    for (file, place) in FILES {
-        let file = format!("{}/systemd/{file}", env!("CARGO_MANIFEST_DIR"));
-        host.write(
-            place,
-            fs::read(&file).unwrap_or_else(|e| panic!("{file}: {e}")),
-        );
-    }
-    host.install(&program(), "/usr/bin/epmd");
-    host.must("systemd-sysusers && journalctl --update-catalog && systemctl daemon-reload");
+    on_a_stock_host(|service| {
+        service.install_ours();
+        test(service);
+    });
+}
+
+/// Runs a test on a host of its own, in the host's network, where stock epmd is installed as the machine
+/// has it, and not started.
+fn on_a_stock_host(test: impl FnOnce(&Service<'_>) + Send) {
+    on_a_stock_host_of(Release::under_test(), test);
+}
+
+/// As [`on_a_stock_host`], with a Debian of this release.
+fn on_a_stock_host_of(release: Release, test: impl FnOnce(&Service<'_>) + Send) {
+    let host = Host::boot_release(release);
+    let service = Service { host: &host };
+    service.write_file("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf");
+    host.must("systemd-sysusers");
     let outcome = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             host.enter_network();
-            test(&Service { host: &host });
+            test(&service);
         });
         thread.join()
     });
     if let Err(panic) = outcome {
         eprintln!(
             "{}",
-            host.must("journalctl --no-pager -u epmd.service | tail -n 60")
+            host.must("journalctl --no-pager -u '*epmd*' | tail -n 60")
         );
         std::panic::resume_unwind(panic);
     }
@@ -141,21 +159,54 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 impl Service<'_> {
-    /// Runs `systemctl VERB epmd.service`, which must succeed.
+    /// Installs ours over stock, as a package would do it. Nothing is started or stopped.
+    fn install_ours(&self) {
+        for (file, place) in FILES {
+            self.write_file(file, place);
+        }
+        self.install(&program(), "/usr/bin/epmd");
+        self.must("journalctl --update-catalog");
+        // With it, systemd reads its units again.
+        self.must("systemctl mask --quiet epmd.socket epmd@.socket");
+    }
+
+    /// Writes a file of this tree's systemd/ onto the host.
+    fn write_file(&self, file: &str, place: &str) {
+        let file = format!("{}/systemd/{file}", env!("CARGO_MANIFEST_DIR"));
+        let content = fs::read(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
+        self.write(place, content);
+    }
+
+    /// Runs `systemctl VERB hardened-epmd.service`, which must succeed.
     fn systemctl(&self, verb: &str) {
-        self.must(&format!("systemctl {verb} epmd.service"));
+        self.must(&format!("systemctl {verb} hardened-epmd.service"));
     }
 
     /// A property of the unit.
     fn property(&self, name: &str) -> String {
-        let value = self.must(&format!("systemctl show --value -p {name} epmd.service"));
+        let value = self.must(&format!(
+            "systemctl show --value -p {name} hardened-epmd.service"
+        ));
         value.trim_end().to_owned()
+    }
+
+    /// The daemon's process, and that before it where it still ends; not the takeover's, which comes
+    /// between the two.
+    fn daemons(&self) -> Vec<u32> {
+        // What is just ending has no arguments any more.
+        let is_daemon = |pid: &u32| {
+            let arguments = process::arguments(*pid);
+            !arguments.is_empty() && arguments.iter().all(|it| it != "-takeover")
+        };
+        let mut all = self.services("epmd");
+        all.retain(is_daemon);
+        all
     }
 
     /// The daemon's process.
     fn daemon(&self) -> u32 {
         wait_for("the daemon's process", || {
-            let all = self.services("epmd");
+            let all = self.daemons();
             assert!(all.len() < 2, "{all:?}");
             all.first().copied()
         })
@@ -164,7 +215,7 @@ impl Service<'_> {
     /// The daemon's process once it is another than `before`.
     fn daemon_after(&self, before: u32) -> u32 {
         wait_for("another daemon", || {
-            self.services("epmd").into_iter().find(|pid| *pid != before)
+            self.daemons().into_iter().find(|pid| *pid != before)
         })
     }
 
@@ -182,7 +233,7 @@ impl Service<'_> {
 
     /// Everything that the unit has said, message by message.
     fn messages(&self) -> String {
-        self.must("journalctl --no-pager -o cat -u epmd.service")
+        self.must("journalctl --no-pager -o cat -u hardened-epmd.service")
     }
 
     /// Waits until the unit has said `text`.
@@ -192,7 +243,10 @@ impl Service<'_> {
 
     /// Sets a file of the unit's that stands beside it (a drop-in).
     fn drop_in(&self, text: &str) {
-        self.write("/etc/systemd/system/epmd.service.d/test.conf", text);
+        self.write(
+            "/etc/systemd/system/hardened-epmd.service.d/test.conf",
+            text,
+        );
         self.must("systemctl daemon-reload");
     }
 

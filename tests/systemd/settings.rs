@@ -95,7 +95,7 @@ fn a_bad_file_fails_a_cold_start_and_not_a_warm_one() {
         let neighbour = service.neighbour(1);
         let ask = || lookup(neighbour.connect(&neighbour.host(), PORT), "api");
         service.write(FILE, BAD);
-        let start = service.run(&["systemctl", "start", "epmd.service"]);
+        let start = service.run(&["systemctl", "start", "hardened-epmd.service"]);
         assert_eq!(start.status, Some(1), "{start:?}");
         for (property, value) in [
             ("ActiveState", "failed"),

@@ -36,7 +36,7 @@ const WAYS: [Way; 5] = [
             // What stands behind the end of a program is not looked at.
             let new = [&program()[..], b"new"].concat();
             service.install(&new, "/usr/bin/epmd");
-            service.must("systemctl daemon-reload && systemctl restart epmd.service");
+            service.must("systemctl daemon-reload && systemctl restart hardened-epmd.service");
         },
     },
     Way {

@@ -26,7 +26,7 @@ const MOST_EXPOSED: &str = "11";
 fn it_starts_says_so_and_has_no_rights() {
     on_a_host(|service| {
         assert_eq!(
-            service.must("systemd-analyze verify --man=no epmd.service epmd.socket 2>&1"),
+            service.must("systemd-analyze verify --man=no hardened-epmd.service hardened-epmd.socket epmd.service 2>&1"),
             ""
         );
         service.systemctl("start");
@@ -40,7 +40,7 @@ fn it_starts_says_so_and_has_no_rights() {
 
         service.wait_for_message("listening on 0.0.0.0:4369, [::]:4369\n");
         service.wait_for_message("serving this host alone\n");
-        let status = service.must("systemctl status --no-pager --full epmd.service");
+        let status = service.must("systemctl status --no-pager --full hardened-epmd.service");
         for part in [
             "Active: active (running)",
             "Status: \"",
@@ -106,7 +106,7 @@ fn rights(service: &Service<'_>) {
 /// What systemd says of the unit, and what the process finds where it is.
 fn sandbox(service: &Service<'_>) {
     service.must(&format!(
-        "systemd-analyze security --no-pager --threshold={MOST_EXPOSED} epmd.service"
+        "systemd-analyze security --no-pager --threshold={MOST_EXPOSED} hardened-epmd.service"
     ));
     let pid = service.daemon();
     let mounts = fs::read_to_string(format!("/proc/{pid}/mounts")).expect("mounts");
@@ -170,7 +170,7 @@ fn a_daemon_that_hangs_is_replaced() {
 /// What the unit says in numbers is what the daemon goes by.
 #[test]
 fn the_unit_agrees_with_the_daemon() {
-    let unit = include_str!("../../systemd/epmd.service");
+    let unit = include_str!("../../systemd/hardened-epmd.service");
     let value = |name: &str| {
         let line = unit
             .lines()

@@ -6,6 +6,7 @@
 //! finds out who. A socket unit's sockets are taken as they are, and loopback is added to them
 //! (`beside_activated`). Called by `start`.
 
+mod give_way;
 pub mod holder;
 mod queue;
 mod socket;
@@ -17,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::SockRef;
 
+pub use give_way::{bind_beside, empty};
 pub(in crate::daemon) use socket::{BACKLOG, adopt, defer_accept};
 
 /// How often a port that the kernel chose is given up because another address of the set lacks it.
@@ -144,6 +146,17 @@ pub fn plan(listen: Option<&[IpAddr]>) -> Vec<IpAddr> {
 /// # Errors
 /// One address that is taken or refused is enough, and nothing is bound then.
 pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, ListenError> {
+    bind_all(plan, port, ours, false)
+}
+
+/// As [`bind`]. `shared`: beside sockets of the same user that listen there as well, and are about to be
+/// closed.
+fn bind_all(
+    plan: &[IpAddr],
+    port: u16,
+    ours: &[TcpListener],
+    shared: bool,
+) -> Result<Bound, ListenError> {
     let have: Vec<_> = ours
         .iter()
         .filter_map(|l| l.local_addr().ok())
@@ -156,7 +169,7 @@ pub fn bind(plan: &[IpAddr], port: u16, ours: &[TcpListener]) -> Result<Bound, L
         .collect();
     let mut tries = 1;
     loop {
-        match try_bind(&plan, port) {
+        match try_bind(&plan, port, shared) {
             Err(ListenError::Taken(_)) if port == 0 && tries < TRIES => tries += 1,
             Err(ListenError::NoneLeft(notes)) if !ours.is_empty() => {
                 return Ok(Bound {
@@ -245,14 +258,22 @@ pub fn in_plan(
     plan: &[IpAddr],
     port: u16,
 ) -> (Vec<TcpListener>, Vec<TcpListener>) {
+    // Another program's may be for both families, which no plan has.
+    let is_of_one_family = |listener: &TcpListener, ip: IpAddr| {
+        !ip.is_unspecified()
+            || ip.is_ipv4()
+            || SockRef::from(listener).only_v6().is_ok_and(|only| only)
+    };
     listeners.into_iter().partition(|listener| {
-        listener
-            .local_addr()
-            .is_ok_and(|a| plan.contains(&a.ip()) && (a.port() == port || port == 0))
+        listener.local_addr().is_ok_and(|a| {
+            plan.contains(&a.ip())
+                && (a.port() == port || port == 0)
+                && is_of_one_family(listener, a.ip())
+        })
     })
 }
 
-fn try_bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
+fn try_bind(plan: &[IpAddr], port: u16, shared: bool) -> Result<Bound, ListenError> {
     let mut port = port;
     let mut sockets = Vec::new();
     let mut notes = Vec::new();
@@ -262,7 +283,7 @@ fn try_bind(plan: &[IpAddr], port: u16) -> Result<Bound, ListenError> {
             ErrorKind::AddrInUse => ListenError::Taken(address),
             _ => ListenError::Failed(address, error),
         };
-        match socket::bound(address, &mut notes).map_err(failed)? {
+        match socket::bound(address, shared, &mut notes).map_err(failed)? {
             None => continue,
             Some(socket) => {
                 if port == 0 {

@@ -41,6 +41,14 @@ pub(in crate::daemon) fn adopt(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a listening socket hand connections out as they are made.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub(super) fn defer_accept_no_more(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, DeferAccept, &0)?)
+}
+
 /// Has a listening socket hand a connection out once its first bytes are there.
 ///
 /// # Errors
@@ -50,7 +58,11 @@ pub(in crate::daemon) fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// Binds one address, and does not listen yet; `None` where the host lacks what it takes, which is noted.
-pub(super) fn bound(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<Option<Socket>> {
+pub(super) fn bound(
+    address: SocketAddr,
+    shared: bool,
+    notes: &mut Vec<String>,
+) -> io::Result<Option<Socket>> {
     let ip = address.ip();
     let socket = match Socket::new(
         Domain::for_address(address),
@@ -79,9 +91,12 @@ pub(super) fn bound(address: SocketAddr, notes: &mut Vec<String>) -> io::Result<
              of IPv6, ::1 alone is listened on, and what -address names"
         ));
         let loopback = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port());
-        return bound(loopback, notes);
+        return bound(loopback, shared, notes);
     }
     helps("SO_REUSEADDR", socket.set_reuse_address(true), notes);
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_nonblocking(true)?;
     helps("TCP_DEFER_ACCEPT", defer_accept(&socket), notes);
     match socket.bind(&address.into()) {

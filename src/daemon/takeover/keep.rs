@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use nix::sys::stat::fstat;
-use nix::unistd::getppid;
+use nix::unistd::{Uid, User, fchown, getppid};
 
 use super::holder::{self, MANAGER};
 use super::{Taken, Taking};
@@ -44,7 +44,10 @@ pub(super) fn clear(listeners: &[SocketAddr]) -> io::Result<()> {
 pub(super) fn put(taken: &Taken, settings: &Snapshot) -> io::Result<()> {
     let mut arrived = Vec::new();
     // First of all, so that an unfinished takeover can be told by them.
+    let daemon = daemons_user();
     for listener in &taken.listeners {
+        // Only its own user's sockets can be joined by others later. It serves with any.
+        let _ = fchown(listener, daemon, None);
         systemd::keep_listener(listener)?;
         arrived.push(inode(listener)?);
     }
@@ -73,6 +76,12 @@ pub(super) fn put(taken: &Taken, settings: &Snapshot) -> io::Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The user of the daemon that is started next: systemd says it to each process of the unit.
+fn daemons_user() -> Option<Uid> {
+    let name = std::env::var("USER").ok()?;
+    Some(User::from_name(&name).ok()??.uid)
 }
 
 /// The sockets of process 1, and of whoever else has started this process.

@@ -22,7 +22,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -148,16 +148,22 @@ fn fill_store(settings: &Settings, snapshot: &Snapshot, force: Force) -> Result<
     let Some(holder) = holder(settings)? else {
         return Ok(());
     };
+    let plan = listen::plan(settings.listen.as_deref());
     let inodes = holder.inodes();
     let addresses: Vec<_> = holder.sockets.iter().map(|(_, l)| l.address).collect();
+    if units::held_by_the_manager(&inodes) > 0 && can_tell_systemd() {
+        // It may be a socket unit's, or what a takeover has left that was killed. Where this fails, what
+        // follows does as well.
+        let _ = keep::clear(&addresses);
+    }
     let no_place = |error: io::Error| {
         Trouble::NoPlace(format!(
             "can't hand what {} holds over to systemd: {error}",
             holder.process
         ))
     };
-    let took = take(&holder, settings.port, |taken| {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    let took = take(&holder, &plan, settings.port, |taken| {
+        if !can_tell_systemd() {
             return Err(no_place(io::Error::other(
                 "NOTIFY_SOCKET is not set, because this is no ExecStartPre=+ of a unit with \
                  NotifyAccess=exec; by hand it is `epmd -daemon -takeover`",
@@ -177,6 +183,21 @@ fn fill_store(settings: &Settings, snapshot: &Snapshot, force: Force) -> Result<
         .or_else(|trouble| end_by_force(&holder, settings.port, &inodes, trouble, force))
 }
 
+/// What has a unit of the user's own take the place of an epmd that has its port: in words, for who asks
+/// for the port and does not take it over.
+pub(in crate::daemon) fn remedy() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/epmd".into());
+    format!(
+        "with this line in the unit's [Service], beside NotifyAccess=exec and FileDescriptorStoreMax=4096, its \
+         next start takes that epmd's place, and no node notices: ExecStartPre=+{} -takeover -systemd",
+        program.display()
+    )
+}
+
+fn can_tell_systemd() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// The start of `epmd -takeover`: everything of the epmd that has the port, which has ended then. `None`
 /// where there is none to be taken over; whether the port can be had is found out by binding it.
 ///
@@ -190,8 +211,9 @@ pub(in crate::daemon) fn in_process(
         let Some(holder) = holder else {
             return Ok(None);
         };
+        let plan = listen::plan(settings.listen.as_deref());
         let inodes = holder.inodes();
-        let took = take(&holder, settings.port, |_| {
+        let took = take(&holder, &plan, settings.port, |_| {
             free_from_the_manager(&holder.process, settings.port, &inodes, 0)
                 .map_err(|error| Trouble::NoPlace(error.to_string()))
         });
@@ -299,6 +321,7 @@ struct Old<'a> {
 /// fails, it goes on.
 fn take(
     holder: &Holder,
+    plan: &[IpAddr],
     port: u16,
     commit: impl FnOnce(&Taken) -> Result<(), Trouble>,
 ) -> Result<Taken, Trouble> {
@@ -318,6 +341,12 @@ fn take(
         old.copy(*number)?;
     }
     let (held, taken) = old.settle()?;
+    // It may have had children since, which would go on taking connections out of its sockets.
+    match holder::of_port(plan, port).map_err(Trouble::Blind)? {
+        Port::Held(now) if now.process.pid == process.pid => {}
+        Port::Several(holders) => return Err(Trouble::Several(holders)),
+        _ => return Err(old.lost("its listening sockets are not its own any more".to_owned())),
+    }
     commit(&taken)?;
     // The instant: until here the old one went on, whatever happened.
     kill(Pid::from_raw(process.pid), Signal::SIGKILL)
@@ -379,6 +408,10 @@ impl Old<'_> {
                 format!("its descriptors can't be seen: {error}"),
             )
         })
+    }
+
+    fn lost(&self, why: String) -> Trouble {
+        Trouble::Lost(self.process.clone(), why)
     }
 
     fn lies(&self, why: String) -> Trouble {

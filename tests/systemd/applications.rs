@@ -1,0 +1,137 @@
+//! Applications of a Debian 13 host, RabbitMQ and ejabberd with their own units: their place with epmd is
+//! taken over, and whatever happens to the daemon or to Erlang's package, they run on and are registered.
+//!
+//! ejabberd requires epmd.service, RabbitMQ wants epmd.socket.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::common::host::process;
+use super::common::nspawn::Release;
+use super::common::wait_for;
+use super::{Service, on_a_stock_host_of, program, signal};
+
+/// The applications' units, and their nodes' names.
+const APPLICATIONS: [(&str, &str); 2] = [("rabbitmq-server", "rabbit"), ("ejabberd", "ejabberd")];
+/// How long they may take to start, on a busy machine.
+const START: Duration = Duration::from_secs(240);
+
+/// Something that happens on a host, and is no business of the applications.
+type Event = (&'static str, fn(&Service<'_>));
+
+const EVENTS: [Event; 10] = [
+    ("restart", |service| service.systemctl("restart")),
+    ("SIGKILL", |service| {
+        service.kill_daemon();
+    }),
+    ("SIGSEGV", |service| {
+        let daemon = service.daemon();
+        // Rust's handler lets the first one pass: a real one comes again at once.
+        wait_for("a crash", || {
+            let sent = kill(Pid::from_raw(daemon.cast_signed()), Signal::SIGSEGV);
+            (sent.is_err() || process::is_over(daemon)).then_some(())
+        });
+    }),
+    ("reload of what they require", |service| {
+        let before = service.messages().matches("Reloaded ").count();
+        service.must("systemctl reload epmd.service");
+        wait_for("the daemon's reload", || {
+            (service.messages().matches("Reloaded ").count() > before).then_some(())
+        });
+    }),
+    ("restart of what they require", |service| {
+        // As the scripts of Erlang's package say it, and a hand in a hurry.
+        let output = service.run(&["systemctl", "restart", "epmd.service"]);
+        assert_ne!(output.status, Some(0));
+        assert!(output.stderr.contains("refuse"), "{output:?}");
+        service.must("deb-systemd-invoke restart epmd.service epmd.socket 2>&1 || :");
+    }),
+    ("a new binary", |service| {
+        // What stands behind the end of a program is not looked at.
+        service.install(&[&program()[..], b"new"].concat(), "/usr/bin/epmd");
+        service.systemctl("restart");
+    }),
+    ("a new erlang-base", |service| {
+        // As `apt-get install --reinstall` does it, of a package that is there already.
+        service.must("dpkg --install /var/cache/apt/archives/erlang-base_*.deb");
+        assert_eq!(
+            service.must("epmd -version | cut -d' ' -f1"),
+            "hardened-epmd\n"
+        );
+        // Its script has told the daemon to end.
+        wait_for("the daemon", || {
+            (service.property("ActiveState") == "active").then_some(())
+        });
+    }),
+    ("daemon-reexec and SIGKILL", |service| {
+        service.must("systemctl daemon-reexec");
+        service.kill_daemon();
+    }),
+    ("epmd -kill of the package's script", |service| {
+        service.must("epmd -kill || kill $(pgrep -x epmd | head -n 1)");
+    }),
+    ("twice SIGKILL", |service| {
+        for _ in 0..2 {
+            let before = service.daemon();
+            signal(before, Signal::SIGKILL);
+            service.daemon_after(before);
+        }
+    }),
+];
+
+/// The applications' processes.
+fn main_pids(service: &Service<'_>) -> [String; 2] {
+    APPLICATIONS.map(|(unit, _)| service.must(&format!("systemctl show --value -p MainPID {unit}")))
+}
+
+/// Whether all their names are registered.
+fn are_registered(service: &Service<'_>) -> bool {
+    let names = service.run(&["epmd", "-names"]).stdout;
+    APPLICATIONS.iter().all(|(_, name)| {
+        let begin = format!("name {name} at port ");
+        names.lines().any(|line| line.starts_with(&begin))
+    })
+}
+
+/// Starts the applications as a boot does, with the epmd that comes with Erlang.
+fn start_applications(service: &Service<'_>) {
+    service.must("systemctl start --no-block rabbitmq-server ejabberd");
+    let end = Instant::now() + START;
+    let is_up = || {
+        let state = service.must("systemctl is-active rabbitmq-server ejabberd || :");
+        state == "active\nactive\n" && are_registered(service)
+    };
+    while !is_up() {
+        if Instant::now() > end {
+            panic!("{}", service.must("journalctl --no-pager -n 100"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn applications_run_on_whatever_happens_to_the_daemon() {
+    on_a_stock_host_of(Release::Debian13, |service| {
+        start_applications(service);
+        let pids = main_pids(service);
+        service.must("dpkg-divert --quiet --local --rename --add /usr/bin/epmd");
+        service.install_ours();
+        service.must(super::takeover::COMMAND);
+        assert!(are_registered(service), "after the takeover");
+        assert_eq!(main_pids(service), pids, "after the takeover");
+        for (event, act) in EVENTS {
+            act(service);
+            wait_for("the daemon", || {
+                (service.property("ActiveState") == "active").then_some(())
+            });
+            assert!(are_registered(service), "{event}");
+            assert_eq!(main_pids(service), pids, "{event}");
+        }
+        assert_eq!(
+            service.must("systemctl is-active epmd.service || :"),
+            "active\n"
+        );
+    });
+}
