@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::escape::{escape, escape_name};
+use super::event::{Event, Kind};
 use super::table::{Row, SOURCES};
-use super::{Event, Kind, escape, escape_name};
 use crate::core::outcome::{Operation, Outcome, Reason, Setting, Verdict};
 use crate::core::slots::Source;
 use crate::core::status::rfc3339;

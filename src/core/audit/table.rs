@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::Kind;
+use super::event::Kind;
 use crate::core::outcome::{Operation, Outcome, Reason, Setting};
 use crate::core::slots::Source;
 

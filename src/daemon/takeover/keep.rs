@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::{Uid, User, fchown, getppid};
 
 use super::holder::{self, MANAGER};
-use super::{Taken, Taking};
+use super::taken::{Taken, Taking};
 use crate::config::Snapshot;
 use crate::daemon::server::budget::raise_descriptor_limit;
 use crate::daemon::systemd::store::{self, Store};

@@ -15,17 +15,16 @@ mod holder;
 mod keep;
 mod settle;
 mod socket;
+mod taken;
 mod trouble;
 mod units;
 
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::BuildHasher as _;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,15 +34,14 @@ use self::hold::Held;
 use self::holder::{Holder, Port, Process};
 use self::settle::{Fate, Holds, Settling, Sockets};
 use self::socket::Kind;
+pub(in crate::daemon) use self::taken::Taken;
+use self::taken::TakenName;
 use self::trouble::Trouble;
 use crate::config::{Settings, Snapshot, Sources};
 use crate::core::audit::escape_name;
-use crate::core::registry::MIN_CREATION;
 use crate::core::wire;
 use crate::daemon::listen;
 use crate::daemon::server::budget;
-use crate::daemon::systemd::kept::Kept;
-use crate::daemon::systemd::record::Record;
 use crate::exit::{Exit, complain};
 use crate::sys;
 
@@ -66,64 +64,6 @@ pub enum Force {
     No,
     /// `-takeover=force`: it is ended all the same.
     Yes,
-}
-
-/// Everything of an epmd that outlives it.
-#[derive(Debug, Default)]
-pub(in crate::daemon) struct Taken {
-    /// Its listening sockets, with what waits in them.
-    pub(in crate::daemon) listeners: Vec<TcpListener>,
-    /// Its names, the oldest first.
-    names: Vec<TakenName>,
-    /// Connections that it had accepted and that have asked nothing yet.
-    pub(in crate::daemon) unasked: Vec<OwnedFd>,
-}
-
-#[derive(Debug)]
-struct TakenName {
-    name: Box<[u8]>,
-    facts: Facts,
-    connection: OwnedFd,
-}
-
-/// A registration as it is kept, and its connection.
-struct Taking<'a> {
-    record: Record<'a>,
-    connection: &'a OwnedFd,
-}
-
-impl Taken {
-    /// The registrations as they are kept. Their creations are in no dump: they get random ones, so that
-    /// the next registration of a name has another than this.
-    fn records(&self) -> impl Iterator<Item = Taking<'_>> {
-        let random = RandomState::new();
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        (1..).zip(&self.names).map(move |(id, taken)| {
-            let [a, b, c, d, ..] = random.hash_one(&taken.name).to_ne_bytes();
-            let record = Record {
-                id,
-                creation: u32::from_ne_bytes([a, b, c, d]).max(MIN_CREATION),
-                since,
-                node: taken.facts.node(&taken.name),
-            };
-            Taking {
-                record,
-                connection: &taken.connection,
-            }
-        })
-    }
-
-    /// The registrations, as if they came out of the store.
-    pub(in crate::daemon) fn registrations(&mut self) -> Vec<Kept> {
-        let records: Vec<_> = self.records().map(|t| t.record.encode()).collect();
-        let connections = self.names.drain(..).map(|taken| Some(taken.connection));
-        let all = records.into_iter().zip(connections);
-        all.map(|(record, connection)| Kept { record, connection })
-            .collect()
-    }
 }
 
 /// `epmd -takeover -systemd`: fills the store of the unit whose `ExecStartPre=` this is. Where the port is

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::address::own_networks;
+use super::in_force::InForce;
 use super::kernel::{self, Listening, Make, Owners};
 use super::listens::{Asked, Seen, Sockets};
 use super::report::Finding;
-use super::{InForce, listens, name, ports, settings};
+use super::{listens, name, ports, settings};
 use crate::core::audit::escape_name;
 
 /// What is known of this host.

@@ -7,7 +7,7 @@
 //! - `node`: one of them, step by step; `host`: this host, with `listens` (its epmd), `settings` (whom that
 //!   serves), `name` (its own name) and `ports` (its nodes' ports).
 //! - `address` and `ask`: resolving, connecting and asking, side by side.
-//! - `kernel`: who listens where; `told`: what the running daemon tells.
+//! - `kernel`: who listens where; `told`: what the running daemon tells; `in_force`: the settings.
 //! - `judge`: what errors and bytes mean; `words` and `distribution`: how that is said.
 //! - `report`: findings, as text and JSON.
 
@@ -15,6 +15,7 @@ mod address;
 mod ask;
 mod distribution;
 mod host;
+mod in_force;
 mod judge;
 mod kernel;
 mod listens;
@@ -27,16 +28,15 @@ mod told;
 mod words;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use self::host::Host;
+use self::in_force::InForce;
 use self::report::{Check, Code, Finding, NodeReport, Report};
-use self::told::Told;
-use crate::config::{DEFAULT_PORT, Settings, Sources, Target};
+use crate::config::{DEFAULT_PORT, Sources, Target};
 use crate::exit::{Exit, complain, print};
 
 /// How long each step may take.
@@ -50,26 +50,6 @@ const PROGRESS: Duration = Duration::from_millis(500);
 const MAIN_STACK: usize = 2 * 1024 * 1024;
 /// How many nodes are examined at once.
 const AT_ONCE: usize = 64;
-
-/// The settings in force, as far as they are known.
-struct InForce {
-    /// epmd's port.
-    port: u16,
-    /// From the running daemon where it tells, else from the file; `None` where that is broken.
-    settings: Option<Settings>,
-    /// The first mistake of environment and file, and how many more there are.
-    broken: Option<(String, usize)>,
-    /// The file that would be in force, where this user may not read it.
-    unreadable: Option<PathBuf>,
-    /// What the running daemon tells.
-    told: Option<Told>,
-    /// Why what is at its control socket was not believed.
-    not_trusted: Option<String>,
-    /// The port that a node would ask, where the file alone says another: that one, and the file.
-    only_in_file: Option<(u16, PathBuf)>,
-    /// Whether every node that is asked about needs no epmd.
-    needs_no_epmd: bool,
-}
 
 /// Runs the checks, and prints the report. IPv6 is asked first if `over_ipv6`.
 #[must_use]
