@@ -73,22 +73,9 @@ fn the_tree_keeps_to_its_rooms() {
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
 }
 
-/// Circles that are older than this test: a parent with a type of its own that its child uses, in each of
-/// them. A row goes with its circle; none comes.
-const TO_BE_MENDED: [(&str, &str); 1] = [("daemon/log/mod.rs", "daemon/log/target.rs")];
-
 #[test]
 fn no_two_files_use_each_other() {
-    let mut circles = circles(&tree());
-    for (one, other) in TO_BE_MENDED {
-        let begin = format!("src/{one} and src/{other} ");
-        let before = circles.len();
-        circles.retain(|said| !said.starts_with(&begin));
-        assert!(
-            circles.len() < before,
-            "{begin}are a circle no more: take their row out of TO_BE_MENDED"
-        );
-    }
+    let circles = circles(&tree());
     assert!(circles.is_empty(), "\n{}\n", circles.join("\n"));
 }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use super::{Line, Opened, Shared, lock, opened, tell_lost, write};
+use super::line::{Line, Opened, Shared, lock, opened, tell_lost, write};
 use crate::config::Format;
 
 /// Where lines go.

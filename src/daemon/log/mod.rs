@@ -8,6 +8,7 @@
 //! started after `-daemon` has forked.
 
 mod here;
+mod line;
 mod lines;
 mod target;
 
@@ -16,23 +17,17 @@ mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use tracing::dispatcher::{self, Dispatch};
-
 use crate::config::{Format, Mode};
-use crate::core::audit::{Event, Kind, escape_note};
-use crate::core::outcome::{Operation, Reason};
+use crate::core::audit::Event;
 use here::Here;
 
+pub use line::{Level, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID};
+use line::{Line, Opened, Shared, What, lock, opened, tell_lost, write};
 pub use target::unwritten;
-
-/// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
-pub const REFUSED_MESSAGE_ID: &str = "91da4ca3155e4252bf382e2c4108a463";
-/// MESSAGE_ID of `taken`.
-pub const TAKEN_MESSAGE_ID: &str = "faf10abeb8f7436e9c5ff104eccc8ccd";
 
 /// Lines that wait for the log's reader, at most.
 const CAPACITY: usize = 1024;
@@ -40,19 +35,6 @@ const CAPACITY: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Formatting and libc's syslog(3) need little; the default of 2 MiB would be address space for nothing.
 const STACK: usize = 128 * 1024;
-
-/// How much a note matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Something is not done that was asked for.
-    Error,
-    /// Something is not as the operator will want it.
-    Warning,
-    /// Worth knowing.
-    Info,
-    /// For `-d`.
-    Debug,
-}
 
 /// A handle to the log; clones are handles to the same one. Dropping the last one writes what waits,
 /// as [`Log::close`] does.
@@ -77,40 +59,6 @@ enum Way {
     Thread(SyncSender<Line>),
     Here(Box<Here>),
 }
-
-/// What the handles and the thread both see.
-#[derive(Debug)]
-struct Shared {
-    /// Lines that found the channel full, and are not told of yet.
-    lost: AtomicU64,
-    /// The format in force; the thread changes over at the next line.
-    format: Mutex<Format>,
-}
-
-/// What waits for the thread.
-#[derive(Debug)]
-struct Line {
-    /// When it was told, which is not when it is written if the reader is slow.
-    at: SystemTime,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Event(Event),
-    Note(Level, String),
-}
-
-/// Where lines are written to, and what is to be said of that.
-struct Opened {
-    dispatch: Dispatch,
-    note: Option<String>,
-    /// Whether the reader takes a line at once, for who can't wait.
-    takes: Takes,
-}
-
-/// See [`Opened::takes`].
-type Takes = Box<dyn Fn() -> bool + Send>;
 
 impl Log {
     /// Starts the log's thread; without one, where none can be had.
@@ -220,11 +168,6 @@ impl Drop for Inner {
     }
 }
 
-/// A lock that a panic elsewhere does not take away from us: nothing is half done under it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The thread: writes lines until the last handle is gone and nothing waits.
 fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) -> Opened) {
     let mut format = *lock(&shared.format);
@@ -255,81 +198,4 @@ fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) ->
         }
     }
     tell_lost(&dispatch, shared);
-}
-
-fn opened(mut opened: Opened) -> Opened {
-    if let Some(note) = opened.note.take() {
-        write(&opened.dispatch, &Line::now(Level::Warning, note));
-    }
-    opened
-}
-
-fn tell_lost(dispatch: &Dispatch, shared: &Shared) {
-    let lost = shared.lost.swap(0, Ordering::Relaxed);
-    if lost > 0 {
-        let lines = if lost == 1 { "line" } else { "lines" };
-        let text = format!("{lost} log {lines} lost: the log's reader does not keep up");
-        write(dispatch, &Line::now(Level::Warning, text));
-    }
-}
-
-impl Line {
-    fn now(level: Level, text: String) -> Self {
-        Self {
-            at: SystemTime::now(),
-            what: What::Note(level, text),
-        }
-    }
-}
-
-/// Writes one line. This is the only place from which lines leave, and the thread's own default is
-/// used, so that nothing another part of the process installs can turn them away.
-fn write(dispatch: &Dispatch, line: &Line) {
-    lines::TOLD_AT.set(line.at);
-    dispatcher::with_default(dispatch, || match &line.what {
-        What::Event(event) => emit_event(event),
-        What::Note(level, text) => emit_note(*level, &escape_note(text)),
-    });
-}
-
-fn emit_event(event: &Event) {
-    let peer = event.peer.map(|(address, _)| address.to_string());
-    let local = event.local.map(|address| address.to_string());
-    // A macro, because `tracing` wants target and level of each place to be constants.
-    macro_rules! emit {
-        ($target:expr, $level:expr) => {
-            tracing::event!(
-                target: $target,
-                $level,
-                event = event.kind.name(),
-                operation = event.operation.map(Operation::name),
-                node = event.node.as_deref(),
-                peer = peer.as_deref(),
-                peer_port = event.peer.map(|(_, port)| port),
-                local = local.as_deref(),
-                reason = event.reason.map(Reason::name),
-                repeats = event.repeats,
-                message = event.message.as_str(),
-            )
-        };
-    }
-    match event.kind {
-        Kind::Refused | Kind::WouldRefuse => emit!(target::AUDIT, tracing::Level::WARN),
-        Kind::Taken => emit!(target::TAKEN, tracing::Level::WARN),
-        Kind::Lookup => emit!(target::AUDIT, tracing::Level::INFO),
-    }
-}
-
-fn emit_note(level: Level, text: &str) {
-    macro_rules! emit {
-        ($level:expr) => {
-            tracing::event!(target: target::NOTE, $level, message = text)
-        };
-    }
-    match level {
-        Level::Error => emit!(tracing::Level::ERROR),
-        Level::Warning => emit!(tracing::Level::WARN),
-        Level::Info => emit!(tracing::Level::INFO),
-        Level::Debug => emit!(tracing::Level::DEBUG),
-    }
 }

@@ -18,16 +18,9 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
+use super::line::{AUDIT, Opened, REFUSED_MESSAGE_ID, TAKEN, TAKEN_MESSAGE_ID, Takes};
 use super::lines::{Json, Out, Syslog, Text};
-use super::{Mode, Opened, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID, Takes};
-use crate::config::Format;
-
-/// Marks the audit's lines.
-pub(super) const AUDIT: &str = "epmd::audit";
-/// Marks those of a name that is taken.
-pub(super) const TAKEN: &str = "epmd::taken";
-/// Marks all other lines.
-pub(super) const NOTE: &str = "epmd";
+use crate::config::{Format, Mode};
 
 /// tracing-journald knows no other.
 const JOURNAL: &str = "/run/systemd/journal/socket";

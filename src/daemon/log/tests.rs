@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::config::Settings;
-use crate::core::audit::Audit;
-use crate::core::outcome::{Ends, Outcome, Verdict};
+use crate::core::audit::{Audit, Kind};
+use crate::core::outcome::{Ends, Operation, Outcome, Reason, Verdict};
 
 type Written = Arc<Mutex<Vec<String>>>;
 

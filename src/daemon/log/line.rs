@@ -1,0 +1,155 @@
+//! A line, and how it leaves: what the log's handles, its thread and its targets all know.
+//!
+//! Decides nothing about where lines go (`target` does) or when (`log`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tracing::dispatcher::{self, Dispatch};
+
+use super::lines::TOLD_AT;
+use crate::config::Format;
+use crate::core::audit::{Event, Kind, escape_note};
+use crate::core::outcome::{Operation, Reason};
+
+/// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
+pub const REFUSED_MESSAGE_ID: &str = "91da4ca3155e4252bf382e2c4108a463";
+/// MESSAGE_ID of `taken`.
+pub const TAKEN_MESSAGE_ID: &str = "faf10abeb8f7436e9c5ff104eccc8ccd";
+
+/// How much a note matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something is not done that was asked for.
+    Error,
+    /// Something is not as the operator will want it.
+    Warning,
+    /// Worth knowing.
+    Info,
+    /// For `-d`.
+    Debug,
+}
+
+/// What the handles and the thread both see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Lines that found the channel full, and are not told of yet.
+    pub(super) lost: AtomicU64,
+    /// The format in force; the thread changes over at the next line.
+    pub(super) format: Mutex<Format>,
+}
+
+/// What waits for the thread.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// When it was told, which is not when it is written if the reader is slow.
+    pub(super) at: SystemTime,
+    pub(super) what: What,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Event(Event),
+    Note(Level, String),
+}
+
+/// Where lines are written to, and what is to be said of that.
+pub(super) struct Opened {
+    pub(super) dispatch: Dispatch,
+    pub(super) note: Option<String>,
+    /// Whether the reader takes a line at once, for who can't wait.
+    pub(super) takes: Takes,
+}
+
+/// See [`Opened::takes`].
+pub(super) type Takes = Box<dyn Fn() -> bool + Send>;
+
+/// Marks the audit's lines.
+pub(super) const AUDIT: &str = "epmd::audit";
+/// Marks those of a name that is taken.
+pub(super) const TAKEN: &str = "epmd::taken";
+/// Marks all other lines.
+pub(super) const NOTE: &str = "epmd";
+
+/// A lock that a panic elsewhere does not take away from us: nothing is half done under it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn opened(mut opened: Opened) -> Opened {
+    if let Some(note) = opened.note.take() {
+        write(&opened.dispatch, &Line::now(Level::Warning, note));
+    }
+    opened
+}
+
+pub(super) fn tell_lost(dispatch: &Dispatch, shared: &Shared) {
+    let lost = shared.lost.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        let lines = if lost == 1 { "line" } else { "lines" };
+        let text = format!("{lost} log {lines} lost: the log's reader does not keep up");
+        write(dispatch, &Line::now(Level::Warning, text));
+    }
+}
+
+impl Line {
+    pub(super) fn now(level: Level, text: String) -> Self {
+        Self {
+            at: SystemTime::now(),
+            what: What::Note(level, text),
+        }
+    }
+}
+
+/// Writes one line. This is the only place from which lines leave, and the thread's own default is
+/// used, so that nothing another part of the process installs can turn them away.
+pub(super) fn write(dispatch: &Dispatch, line: &Line) {
+    TOLD_AT.set(line.at);
+    dispatcher::with_default(dispatch, || match &line.what {
+        What::Event(event) => emit_event(event),
+        What::Note(level, text) => emit_note(*level, &escape_note(text)),
+    });
+}
+
+pub(super) fn emit_event(event: &Event) {
+    let peer = event.peer.map(|(address, _)| address.to_string());
+    let local = event.local.map(|address| address.to_string());
+    // A macro, because `tracing` wants target and level of each place to be constants.
+    macro_rules! emit {
+        ($target:expr, $level:expr) => {
+            tracing::event!(
+                target: $target,
+                $level,
+                event = event.kind.name(),
+                operation = event.operation.map(Operation::name),
+                node = event.node.as_deref(),
+                peer = peer.as_deref(),
+                peer_port = event.peer.map(|(_, port)| port),
+                local = local.as_deref(),
+                reason = event.reason.map(Reason::name),
+                repeats = event.repeats,
+                message = event.message.as_str(),
+            )
+        };
+    }
+    match event.kind {
+        Kind::Refused | Kind::WouldRefuse => emit!(AUDIT, tracing::Level::WARN),
+        Kind::Taken => emit!(TAKEN, tracing::Level::WARN),
+        Kind::Lookup => emit!(AUDIT, tracing::Level::INFO),
+    }
+}
+
+pub(super) fn emit_note(level: Level, text: &str) {
+    macro_rules! emit {
+        ($level:expr) => {
+            tracing::event!(target: NOTE, $level, message = text)
+        };
+    }
+    match level {
+        Level::Error => emit!(tracing::Level::ERROR),
+        Level::Warning => emit!(tracing::Level::WARN),
+        Level::Info => emit!(tracing::Level::INFO),
+        Level::Debug => emit!(tracing::Level::DEBUG),
+    }
+}
