@@ -5,9 +5,11 @@
 //! anything. Called by `daemon`.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use nix::libc;
+use nix::sys::epoll::Epoll;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid};
@@ -172,5 +174,27 @@ pub fn watch_signals(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
     // SAFETY: the value owns its one descriptor, which is open until the value is dropped with what is made
     // here, and has no way to be exchanged meanwhile.
     let watched = unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) };
+    Ok(watched?)
+}
+
+/// An epoll that the event loop watches.
+#[derive(Debug)]
+pub struct WatchedEpoll(Arc<Epoll>);
+
+impl AsRawFd for WatchedEpoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// Has the event loop on which this is called watch an epoll.
+///
+/// # Errors
+/// What epoll_ctl(2) says.
+pub fn watch_epoll(epoll: Arc<Epoll>) -> io::Result<AsyncFd<WatchedEpoll>> {
+    // SAFETY: the value holds a share of the epoll, whose one descriptor is open until the last share is
+    // dropped, and has no way to be exchanged meanwhile.
+    let watched =
+        unsafe { AsyncFd::register_with_interest(WatchedEpoll(epoll), Interest::READABLE) };
     Ok(watched?)
 }

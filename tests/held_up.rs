@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use common::daemon::about;
 use common::host::process;
 use common::netns::{Host, network};
-use common::service::{Service, found};
+use common::service::{Launch, Service, found};
 use common::wait_for;
 use common::wire::{Answer, ask, read_to_end, send};
 use nix::sys::signal::Signal;
@@ -194,4 +194,55 @@ fn strangers_do_not_hold_up_the_end_and_names_go_first() {
     let start = Instant::now();
     assert_eq!(service.status().code(), Some(0));
     assert!(start.elapsed() < about(2), "{:?}", start.elapsed());
+}
+
+/// A distribution's unit may allow one process and no file (`LimitNPROC=1`, `LimitFSIZE=0`): what takes a
+/// thread is done without, and that is said. Root is not held to the first of these.
+#[test]
+fn without_a_thread_or_a_file_it_serves_all_the_same() {
+    let [server, member, stranger] = network(["server", "member", "stranger"]);
+    let config = format!("{CONFIG}[metrics]\nlisten = \"127.0.0.1:9436\"\n");
+    let config = config.replace("[audit]\n", "connections = 64\nper-source = 16\n[audit]\n");
+    let nobody = [
+        "setpriv",
+        "--reuid=65533",
+        "--regid=65533",
+        "--clear-groups",
+    ];
+    let limited = [&nobody[..], &["prlimit", "--nproc=1"]].concat();
+    let mut service = Launch::on(&server)
+        .config(&config)
+        .wrapped(&limited)
+        .start();
+    service.wait_until_said("no thread can be had for accepting connections");
+    let threads = fs::read_dir(format!("/proc/{}/task", service.pid())).unwrap();
+    assert_eq!(threads.count(), 1);
+    let mut name = service.hold("api");
+    assert_eq!(member.ask(server.v4(), b"zapi"), found("api"));
+    assert_eq!(stranger.ask(server.v4(), b"zapi"), Answer::Nothing);
+    // More begun requests than there is room for, and who trickles in among them.
+    let begun: Vec<_> = (0..200).map(|_| begin(&stranger, server.v4())).collect();
+    let asked = begin(&member, server.v4());
+    assert!(slowest_of(&service, 50) < about(2));
+    assert_eq!(ask(asked, REST), found("api"));
+    drop(begun);
+    service.reload(&config.replace("10.77.0.2", "10.77.0.3"));
+    assert_eq!(member.ask(server.v4(), b"zapi"), Answer::Nothing);
+    assert_eq!(stranger.ask(server.v4(), b"zapi"), found("api"));
+    let other = service.hold("other");
+    drop(other);
+    wait_for("the name to be free", || {
+        (service.ask(b"zother") == Answer::Bytes(b"w\x01".to_vec())).then_some(())
+    });
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.status().code(), Some(0));
+    assert_eq!(read_to_end(&mut name), Answer::Nothing);
+    // Where no file may grow, its lines go nowhere here: stderr is one.
+    let limited = [&nobody[..], &["prlimit", "--nproc=1", "--fsize=0"]].concat();
+    let service = Launch::on(&server)
+        .config(&config)
+        .wrapped(&limited)
+        .start();
+    let _name = service.hold("api");
+    assert_eq!(member.ask(server.v4(), b"zapi"), found("api"));
 }

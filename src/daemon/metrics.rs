@@ -53,7 +53,7 @@ impl Exporter {
     /// Starts the exporter's thread. `started`: when the daemon did.
     ///
     /// # Errors
-    /// No thread, or no event loop, can be had.
+    /// No thread can be had.
     pub fn start(
         counters: Arc<Counters>,
         descriptors: usize,
@@ -62,11 +62,17 @@ impl Exporter {
     ) -> io::Result<Self> {
         let (listen, changes) = watch::channel(None);
         let metrics = Metrics::new(counters, descriptors, started).map_err(io::Error::other)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()?;
-        let run = move || runtime.block_on(follow(changes, Arc::new(metrics), log));
+        // Made in its thread: where that can't be had, an event loop must not be dropped on another one.
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                .build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(follow(changes, Arc::new(metrics), log)),
+                Err(error) => log.note(Level::Error, format!("no metrics: {error}")),
+            }
+        };
         thread::Builder::new()
             .name("epmd-metrics".into())
             .spawn(run)?;

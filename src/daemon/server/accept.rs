@@ -9,8 +9,8 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep;
 
 use super::own::ThisHost;
 use super::request::{After, Connection, READ_AT_ONCE};
@@ -27,6 +29,7 @@ use super::state::Server;
 use crate::core::outcome::Ends;
 use crate::daemon::listen;
 use crate::daemon::log::Level;
+use crate::sys::{self, WatchedEpoll};
 
 /// An event's number is a registration's; or from here on a listening socket's, by its place in the list.
 /// Registrations never get as far: they go on from a kept one's number, which is less than 2^63 (`record`).
@@ -99,17 +102,43 @@ impl Acceptor {
             line: Arc::clone(&line),
             this_host: ThisHost::default(),
             local_decides,
+            errors_in_a_row: 0,
             error_told: None,
+            has_thread: true,
         };
-        thread::Builder::new()
+        // What it is to do is handed over when the thread is there, so as not to be lost where none is.
+        let (hands_over, work) = mpsc::channel::<Work>();
+        let thread = thread::Builder::new()
             .name("epmd-accept".into())
             .stack_size(STACK)
             .spawn(move || {
+                if let Ok((mut accepting, arrivals, says_so)) = work.recv() {
+                    accepting.welcome_all(arrivals);
+                    accepting.run();
+                    // Its sockets are closed by now.
+                    drop(says_so);
+                }
+            });
+        match thread {
+            Ok(_) => {
+                let work = (accepting, arrivals, says_so);
+                hands_over.send(work).map_err(io::Error::other)?;
+            }
+            Err(error) => {
+                let text = format!(
+                    "no thread can be had for accepting connections ({error}): the event loop does it, which \
+                     costs more for each; see LimitNPROC=, TasksMax=, ulimit -u"
+                );
+                accepting.server.log.note(Level::Warning, text);
+                accepting.has_thread = false;
                 accepting.welcome_all(arrivals);
-                accepting.run();
-                // Its sockets are closed by now.
-                drop(says_so);
-            })?;
+                let epoll = sys::watch_epoll(Arc::clone(&accepting.server.epoll))?;
+                tokio::spawn(async move {
+                    accepting.run_on_the_event_loop(epoll).await;
+                    drop(says_so);
+                });
+            }
+        }
         Ok(Self { line, ended })
     }
 
@@ -147,6 +176,21 @@ impl Line {
     }
 }
 
+/// What is handed to the thread: with connections that came before, and what is dropped at its end.
+type Work = (Accepting, Vec<OwnedFd>, oneshot::Sender<()>);
+
+/// What comes after a turn.
+enum Next {
+    /// Another one.
+    Turn,
+    /// Nothing has come: one has to be waited for.
+    Wait,
+    /// Better times have to be waited for.
+    Pause,
+    /// The end.
+    End,
+}
+
 /// The thread itself.
 struct Accepting {
     server: Arc<Server>,
@@ -156,8 +200,12 @@ struct Accepting {
     this_host: ThisHost,
     /// Requests are decided by the address that they came to as well.
     local_decides: bool,
+    /// How often accept(2) has failed since it last did not.
+    errors_in_a_row: u32,
     /// When it was last said that accept(2) fails.
     error_told: Option<Instant>,
+    /// It is a thread of its own; else a task of the event loop, where no thread can be had.
+    has_thread: bool,
 }
 
 impl Accepting {
@@ -175,58 +223,89 @@ impl Accepting {
     /// Accepts connections until it is told to end: no error ends it, and none makes it spin.
     fn run(mut self) {
         let mut buffer = [0; READ_AT_ONCE];
-        let mut errors_in_a_row: u32 = 0;
+        loop {
+            match self.turn(EpollTimeout::NONE, &mut buffer) {
+                Next::Turn | Next::Wait => {}
+                Next::Pause => self.wait_at_most(PAUSE_AFTER_ERROR),
+                Next::End => break,
+            }
+        }
+        self.finish(&mut buffer);
+    }
+
+    /// The same as a task, with a turn for all others after each of its own.
+    async fn run_on_the_event_loop(mut self, epoll: AsyncFd<WatchedEpoll>) {
+        let mut buffer = Box::new([0; READ_AT_ONCE]);
+        'until_the_end: while let Ok(mut ready) = epoll.readable().await {
+            loop {
+                match self.turn(EpollTimeout::ZERO, &mut buffer) {
+                    Next::Turn => tokio::task::yield_now().await,
+                    Next::Wait => break,
+                    Next::Pause => sleep(PAUSE_AFTER_ERROR).await,
+                    Next::End => break 'until_the_end,
+                }
+            }
+            ready.clear_ready();
+        }
+        self.finish(&mut buffer);
+    }
+
+    /// One event: a connection is accepted and served, a name released, or the line has rung.
+    fn turn(&mut self, wait: EpollTimeout, buffer: &mut [u8; READ_AT_ONCE]) -> Next {
+        if self.line.is_over.load(Ordering::Acquire) {
+            return Next::End;
+        }
         let mut ready = [EpollEvent::empty()];
-        while !self.line.is_over.load(Ordering::Acquire) {
-            match self.server.epoll.wait(&mut ready, EpollTimeout::NONE) {
-                Ok(_) => {}
-                Err(Errno::EINTR) => continue,
-                Err(error) => {
-                    self.pause_after(&error.into());
-                    continue;
-                }
+        match self.server.epoll.wait(&mut ready, wait) {
+            Ok(0) => return Next::Wait,
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Next::Turn,
+            Err(error) => return self.pause_after(&error.into()),
+        }
+        let [event] = &ready;
+        if event.data() == WORD {
+            let _ = self.line.rings.read();
+            self.line.heard.notify_one();
+            return Next::Turn;
+        }
+        let Some(place) = event.data().checked_sub(FIRST_LISTENER) else {
+            self.server.state().release(event.data());
+            return Next::Turn;
+        };
+        if !self.server.delays.accept.is_zero() {
+            self.wait_at_most(self.server.delays.accept);
+        }
+        let Some(listener) = usize::try_from(place)
+            .ok()
+            .and_then(|place| self.listeners.get(place))
+        else {
+            return Next::Turn; // there is no other number
+        };
+        let address = listener.address;
+        match listener.socket.accept() {
+            Ok((stream, peer)) => {
+                self.errors_in_a_row = 0;
+                self.welcome(stream, peer, address, buffer);
             }
-            let [event] = &ready;
-            if event.data() == WORD {
-                let _ = self.line.rings.read();
-                self.line.heard.notify_one();
-                continue;
-            }
-            let Some(place) = event.data().checked_sub(FIRST_LISTENER) else {
-                self.server.state().release(event.data());
-                continue;
-            };
-            if !self.server.delays.accept.is_zero() {
-                self.wait_at_most(self.server.delays.accept);
-            }
-            let Some(listener) = usize::try_from(place)
-                .ok()
-                .and_then(|place| self.listeners.get(place))
-            else {
-                continue; // there is no other number
-            };
-            let address = listener.address;
-            match listener.socket.accept() {
-                Ok((stream, peer)) => {
-                    errors_in_a_row = 0;
-                    self.welcome(stream, peer, address, &mut buffer);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    errors_in_a_row += 1;
-                    if !is_of_the_connection(&error) || errors_in_a_row > OWN_ERRORS_IN_A_ROW {
-                        errors_in_a_row = 0;
-                        self.pause_after(&error);
-                    }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => {
+                self.errors_in_a_row = self.errors_in_a_row.saturating_add(1);
+                if !is_of_the_connection(&error) || self.errors_in_a_row > OWN_ERRORS_IN_A_ROW {
+                    self.errors_in_a_row = 0;
+                    return self.pause_after(&error);
                 }
             }
         }
-        // At most what the queues held: who comes later asks the next process.
+        Next::Turn
+    }
+
+    /// Accepts at most what the queues held: who comes later asks the next process.
+    fn finish(mut self, buffer: &mut [u8; READ_AT_ONCE]) {
         for listener in std::mem::take(&mut self.listeners) {
             for _ in 0..listen::BACKLOG {
                 match listener.socket.accept() {
                     Ok((stream, peer)) => {
-                        self.welcome(stream, peer, listener.address, &mut buffer);
+                        self.welcome(stream, peer, listener.address, buffer);
                     }
                     // The others in the queue are as good as before.
                     Err(error) if is_of_the_connection(&error) => {}
@@ -254,7 +333,9 @@ impl Accepting {
             }
             (After::Unsent(unsent), _) => slow::send_the_rest(server, unsent),
         }
-        server.waiting.wait_for_the_leaving();
+        if self.has_thread {
+            server.waiting.wait_for_the_leaving();
+        }
     }
 
     /// A connection of which it is known whether its peer is this host: found once, here.
@@ -269,8 +350,8 @@ impl Accepting {
         connection.with_ends(ends)
     }
 
-    /// Waits for better times, and says why, at most once a second.
-    fn pause_after(&mut self, error: &io::Error) {
+    /// Has better times waited for, and says why, at most once a second.
+    fn pause_after(&mut self, error: &io::Error) -> Next {
         if self
             .error_told
             .is_none_or(|told| told.elapsed() >= TOLD_EVERY)
@@ -281,7 +362,7 @@ impl Accepting {
                 format!("can't accept connections for the moment: {error}"),
             );
         }
-        self.wait_at_most(PAUSE_AFTER_ERROR);
+        Next::Pause
     }
 
     /// Waits so long, or until the line rings.
