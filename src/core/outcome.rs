@@ -217,12 +217,16 @@ impl Ends {
         }
     }
 
-    /// Whether both ends are loopback addresses, as far as is known: the local one is not where a wildcard
-    /// listens.
+    /// Whether both ends are loopback addresses, as far as is known: see [`Self::lacks_local`].
     #[must_use]
     pub fn is_over_loopback(&self) -> bool {
-        let local = self.local.ip();
-        self.peer.ip().is_loopback() && (local.is_loopback() || local.is_unspecified())
+        self.peer.ip().is_loopback() && (self.local.ip().is_loopback() || self.lacks_local())
+    }
+
+    /// Whether the address that the connection came to is not known, because a wildcard listens.
+    #[must_use]
+    pub fn lacks_local(&self) -> bool {
+        self.local.ip().is_unspecified()
     }
 
     /// The same connection, of which it is known that its peer is none of this host's, although it has

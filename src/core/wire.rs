@@ -124,6 +124,12 @@ pub enum NameFault {
     ForgesLines,
 }
 
+/// Whether the bytes of a request, or of its beginning, are those of a lookup, as far as its tag tells.
+#[must_use]
+pub fn looks_up(bytes: &[u8]) -> bool {
+    bytes.get(LENGTH_FIELD) == Some(&PORT_PLEASE2_REQ)
+}
+
 /// Decodes all the bytes that a connection has sent so far.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Decoded<'_> {

@@ -22,7 +22,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
-use super::own::ThisHost;
 use super::request::{After, Connection, READ_AT_ONCE};
 use super::slow;
 use super::state::Server;
@@ -100,7 +99,6 @@ impl Acceptor {
             server,
             listeners,
             line: Arc::clone(&line),
-            this_host: ThisHost::default(),
             local_decides,
             errors_in_a_row: 0,
             error_told: None,
@@ -196,8 +194,6 @@ struct Accepting {
     server: Arc<Server>,
     listeners: Vec<Listener>,
     line: Arc<Line>,
-    /// Which peers are this host.
-    this_host: ThisHost,
     /// Requests are decided by the address that they came to as well.
     local_decides: bool,
     /// How often accept(2) has failed since it last did not.
@@ -339,15 +335,13 @@ impl Accepting {
     }
 
     /// A connection of which it is known whether its peer is this host: found once, here.
-    fn known(&mut self, stream: TcpStream, peer: SocketAddr, address: SocketAddr) -> Connection {
+    fn known(&self, stream: TcpStream, peer: SocketAddr, address: SocketAddr) -> Connection {
         let connection = Connection::new(stream, Ends::new(peer, address));
         // The kernel is asked for the local address only where it matters.
         if connection.ends().is_over_loopback() && !self.local_decides {
             return connection;
         }
-        let connection = connection.with_local();
-        let ends = self.this_host.judge(connection.ends());
-        connection.with_ends(ends)
+        connection.judged(&self.server)
     }
 
     /// Has better times waited for, and says why, at most once a second.

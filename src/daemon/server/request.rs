@@ -67,7 +67,7 @@ impl Connection {
 
     /// The same, with the local address that it really came to, where a wildcard listens.
     pub(super) fn with_local(mut self) -> Self {
-        if self.ends.local().ip().is_unspecified()
+        if self.ends.lacks_local()
             && let Ok(local) = self.stream.local_addr()
         {
             self.ends = self.ends.with_local(local);
@@ -75,9 +75,11 @@ impl Connection {
         self
     }
 
-    /// The same, with what has become known of its ends.
-    pub(super) fn with_ends(self, ends: Ends) -> Self {
-        Self { ends, ..self }
+    /// The same, of which it is known whether its peer is this host.
+    pub(super) fn judged(self, server: &Server) -> Self {
+        let this = self.with_local();
+        let ends = server.this_host().judge(this.ends);
+        Self { ends, ..this }
     }
 
     /// Reads what has come without waiting, and answers it if that is a request. With what has been read
@@ -106,7 +108,12 @@ impl Connection {
     }
 
     /// Has the desk answer all that the connection has sent, and sends the answer without waiting.
-    pub(super) fn answer(self, server: &Server, bytes: &[u8]) -> After {
+    pub(super) fn answer(mut self, server: &Server, bytes: &[u8]) -> After {
+        if self.ends.lacks_local() && !wire::looks_up(bytes) {
+            // A loopback peer at a wildcard has been taken for this host. For a lookup that is enough; for
+            // what changes or shows more it is made sure of.
+            self = self.judged(server);
+        }
         let mut state = server.state();
         let State { desk, answer, .. } = &mut *state;
         answer.clear();

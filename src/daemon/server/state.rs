@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::books::{Books, Failure};
 use super::clock::Clock;
 use super::holders::Held;
+use super::own::ThisHost;
 use super::survival::Survival;
 use super::waiting::Waiting;
 use crate::core::desk::{Desk, Holder as _};
@@ -25,10 +26,10 @@ use crate::daemon::log::Log;
 
 /// The daemon, as each of its parts sees it.
 ///
-/// Who owns what: the thread that accepts (`accept`) owns the listening sockets and what it knows of this
-/// host's addresses; a connection belongs to whoever serves it (`request`, then perhaps a task of `slow`)
+/// Who owns what: the thread that accepts (`accept`) owns the listening sockets; a connection belongs to whoever serves it (`request`, then perhaps a task of `slow`)
 /// until it holds a name, and to the registry then; `reload` owns the settings and where they come from.
-/// Two locks, which nobody holds both of: that of `state`, and `waiting`'s own.
+/// Each lock is held by itself and for one step: that of `state`, `waiting`'s own, and the small ones of what
+/// is known of this host and of who has asked for the end.
 #[derive(Debug)]
 pub(super) struct Server {
     /// What requests are decided by, and what is written down of them. See [`Server::state`].
@@ -49,6 +50,8 @@ pub(super) struct Server {
     /// Stock's tests of a busy server: how long it waits before it accepts, and before it answers. From
     /// the command line alone, so that no reload changes them.
     pub(super) delays: Delays,
+    /// Which peers are this host.
+    this_host: Mutex<ThisHost>,
     /// Who has asked for the daemon's end, and is told once it has come.
     killers: Mutex<Vec<TcpStream>>,
     killed: Notify,
@@ -126,6 +129,7 @@ impl Server {
             audit_due: parts.audit_due,
             descriptors: parts.descriptors,
             delays: parts.delays,
+            this_host: Mutex::default(),
             killers: Mutex::default(),
             killed: Notify::new(),
         }
@@ -135,6 +139,13 @@ impl Server {
     /// where that was the one that accepts, and a task's connection is that task's own.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who knows which peers are this host. To be asked before the state's lock is taken.
+    pub(super) fn this_host(&self) -> MutexGuard<'_, ThisHost> {
+        self.this_host
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The daemon is to end, because this connection has asked for it.
