@@ -83,6 +83,22 @@ pub fn set_ignored(signal: Signal, ignored: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a signal is ignored.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is changed, and the kernel writes one `sigaction` into the place for one.
+    let result =
+        unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), action.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeros are a `sigaction` already, and the kernel has filled it in.
+    Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN)
+}
+
 /// Takes over a descriptor that was handed to this process: by systemd (`LISTEN_FDS`), or in a
 /// message (`SCM_RIGHTS`).
 #[must_use]

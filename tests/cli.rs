@@ -664,7 +664,7 @@ fn one_taken_address_of_several_is_enough() {
 
 /// Fails the test unless `-daemon` has succeeded, in silence but for one line: where nobody reads the log,
 /// as in most containers, ours says so.
-fn assert_started(output: &Output) {
+fn assert_started(epmd: Epmd, output: &Output) {
     assert_eq!(
         (output.status, &*output.stdout),
         (Some(0), ""),
@@ -676,7 +676,7 @@ fn assert_started(output: &Output) {
         .next()
         .is_none_or(|line| line.starts_with(nobody_reads));
     assert!(said && lines.next().is_none(), "{output:?}");
-    if under_test() == Epmd::Stock {
+    if epmd != Epmd::Ours {
         assert_eq!(output.stderr, "");
     }
 }
@@ -710,7 +710,7 @@ fn daemon_serves_with_little_stack_and_little_memory() {
     for limits in ["ulimit -s 64;", "ulimit -d 4000;", "ulimit -f 0;"] {
         for _ in 0..5 {
             let detached = Detached::on_free_port();
-            assert_started(&daemon_after(limits, &detached));
+            assert_started(Epmd::Ours, &daemon_after(limits, &detached));
             assert_eq!(run_at(detached.port, &["-kill"]), says(0, "Killed\n"));
         }
     }
@@ -730,7 +730,7 @@ fn daemon_reads_its_settings_before_it_closes_what_it_inherited() {
     let port = free_port();
     let good = format!("exec \"$@\" -config <(echo 'port = {port}')");
     let mut command = Epmd::Ours.wrapped(&["/bin/bash", "-c", &good, "bash"]);
-    assert_started(&finish(command.arg("-daemon")));
+    assert_started(Epmd::Ours, &finish(command.arg("-daemon")));
     assert_eq!(run_at(port, &["-kill"]), says(0, "Killed\n"));
 }
 
@@ -741,7 +741,7 @@ fn daemonize(detached: &Detached, wrapper: &[&str], arguments: &[&str]) -> u32 {
     command
         .args(["-port", &detached.port.to_string(), "-daemon"])
         .args(arguments);
-    assert_started(&finish(&mut command));
+    assert_started(under_test(), &finish(&mut command));
     let pid = detached.pid();
     wait_for("the daemon to leave its standard error", || {
         let to_nothing = (2, PathBuf::from("/dev/null"));
@@ -770,7 +770,7 @@ fn the_port_is_bound_when_daemon_returns() {
         let detached = Detached::on_free_port();
         let mut command = under_test().command();
         command.args(["-port", &detached.port.to_string(), "-daemon"]);
-        assert_started(&finish(&mut command));
+        assert_started(under_test(), &finish(&mut command));
         let bound = detached.find().is_some();
         detached.pid();
         // Stock's parent does not wait: it may be bound or not.
@@ -870,17 +870,15 @@ fn delays_hold_back_the_answer() {
     }
 }
 
-/// Signals of the caller's that must not make a difference: blocked ones, and SIGHUP as soon as it is there.
+/// Signals of the caller's that must not make a difference to ours (stock has neither mask nor reload):
+/// blocked ones, and SIGHUP as soon as it is there.
 #[test]
 fn a_mask_and_a_hangup_from_before_make_no_difference() {
-    if under_test() == Epmd::Stock {
-        return; // it has neither mask nor reload
-    }
     let blocked: nix::sys::signal::SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     let mut daemon = std::thread::scope(|scope| {
         let start = || {
             blocked.thread_block().unwrap();
-            Daemon::start()
+            Setup::of(Epmd::Ours).start()
         };
         scope.spawn(start).join().unwrap()
     });
@@ -895,10 +893,7 @@ fn a_mask_and_a_hangup_from_before_make_no_difference() {
 fn an_interrupt_that_is_ignored_stays_ignored() {
     let detached = Detached::on_free_port();
     let output = daemon_after("trap '' INT;", &detached);
-    if under_test() == Epmd::Stock {
-        return; // the wrapper runs ours alone
-    }
-    assert_started(&output);
+    assert_started(Epmd::Ours, &output);
     let pid = nix::unistd::Pid::from_raw(detached.pid().cast_signed());
     nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
     assert_eq!(

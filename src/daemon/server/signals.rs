@@ -45,10 +45,18 @@ pub fn prepare() -> io::Result<()> {
 /// # Errors
 /// What sigprocmask(2) says.
 pub fn hold_back() -> io::Result<()> {
-    only(&STEERING)
+    only(&steering()?)
 }
 
-const STEERING: [Number; 3] = [Number::SIGHUP, Number::SIGTERM, Number::SIGINT];
+/// The signals that steer the daemon. One that is ignored is not among them: the kernel would keep even
+/// that, if it were held back.
+fn steering() -> io::Result<Vec<Number>> {
+    let mut all = vec![Number::SIGHUP, Number::SIGTERM];
+    if !sys::is_ignored(Number::SIGINT)? {
+        all.push(Number::SIGINT);
+    }
+    Ok(all)
+}
 
 /// Has these signals wait, and no other.
 fn only(signals: &[Number]) -> io::Result<()> {
@@ -67,7 +75,7 @@ impl Signals {
     /// To be called on the event loop, after [`hold_back`].
     pub(super) fn catch() -> io::Result<Self> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals: SigSet = STEERING.into_iter().collect();
+        let signals: SigSet = steering()?.into_iter().collect();
         match SignalFd::with_flags(&signals, flags) {
             Ok(descriptor) => {
                 Ok(Self::Descriptor(sys::watch_signals(descriptor)?))
