@@ -350,7 +350,7 @@ fn story_3_the_peers_allow_list_lacks_the_member() {
             "load balancer or docker-proxy",
             "  [access]\n  allow = [\"10.77.0.2\"]",
             "  [access.node.gratwifi]\n  allow = [\"10.77.0.2\"]",
-            "epmd -check_config && systemctl reload epmd",
+            "epmd -check_config && systemctl reload hardened-epmd",
         ],
     );
     // One lookup for each call stands in the audit, and nothing else.

@@ -262,7 +262,7 @@ fn unanswered(seen: &Seen<'_>) -> Finding {
             "See which socket unit it is and what its service said, and start that again:\n  \
              systemctl list-sockets --all | grep 4369\n  \
              journalctl -n 50 -u hardened-epmd -u epmd\n  \
-             systemctl restart epmd"
+             systemctl restart hardened-epmd"
                 .replace("4369", &port.to_string()),
         )
     } else if seen.owner.is_none() {

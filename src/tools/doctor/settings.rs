@@ -33,7 +33,7 @@ pub(super) fn findings(in_force: &InForce, seen: &Seen<'_>, own: &[IpNet]) -> Ve
             Code::ConfigError,
             format!("the settings are wrong, and epmd will not start with them: {first}{more}"),
             "See each mistake with its line, and put it right; then have the running epmd read it:\n  \
-             epmd -check_config && systemctl reload epmd",
+             epmd -check_config && systemctl reload hardened-epmd",
         ));
     }
     if let Some(why) = &in_force.not_trusted {
@@ -260,7 +260,7 @@ fn how_to_close(opening: &Opening, settings: &Settings) -> String {
         ),
         _ => format!(
             "Say which networks may ask, in {file}, such as\n  [{}]\n  {}\n\
-             then\n  epmd -check_config && systemctl reload epmd",
+             then\n  epmd -check_config && systemctl reload hardened-epmd",
             opening.table, opening.line
         ),
     }

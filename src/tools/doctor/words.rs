@@ -272,7 +272,7 @@ fn epmd_barred_at(place: &Place<'_>, barrier: Barrier, why: &str) -> Finding {
                  ss -ltnp 'sport = :{port}'\n\
                  On 127.0.0.1 alone: ERL_EPMD_ADDRESS, -address, epmd.socket, or listen in /etc/epmd.toml binds it there; \
                  {}, and restart that epmd.\n\
-                 Nothing there: start it (systemctl start epmd). Where that host has none on purpose (-erl_epmd_port, \
+                 Nothing there: start it (systemctl start hardened-epmd; of Erlang's own package: epmd). Where that host has none on purpose (-erl_epmd_port, \
                  ERL_DIST_PORT), ask for the node's own port:\n  \
                  epmd -doctor {}\n\
                  On {address}, 0.0.0.0 or [::]: a rule rejects this host; admit it, for example by\n  \
@@ -351,7 +351,7 @@ pub(super) fn epmd_refuses(place: &Place<'_>) -> Finding {
              [access.node.{key}]\n  \
              allow = [\"{us}\"]\n\
              then\n  \
-             epmd -check_config && systemctl reload epmd\n\
+             epmd -check_config && systemctl reload hardened-epmd\n\
              denied: a line under deny there covers {us}.\n\
              address_not_served: {address} is not among the addresses to be served there (listen, ERL_EPMD_ADDRESS).\n\
              too_many: limits.connections or limits.per-source is reached there.\n\
