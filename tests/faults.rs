@@ -19,11 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::binary::{Epmd, spawn, text};
 use common::host::{free_port, process};
+use common::store::Store;
+use common::wait_for;
 use common::wire::{Node, frame};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -114,8 +116,19 @@ fn table() -> BTreeMap<String, String> {
     text.lines().filter_map(row).collect()
 }
 
+/// How the daemon is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Foreground,
+    Daemon,
+    /// With `-systemd`, after another one was killed that held a name and left it in the store.
+    Restart,
+}
+
 /// A daemon under strace; dropping it ends it.
 struct Traced {
+    /// At a restart: what it was kept in, and the connection of the node that was registered before.
+    kept: Option<(Store, TcpStream)>,
     strace: Child,
     port: u16,
     stderr: File,
@@ -128,27 +141,43 @@ enum End {
     /// It serves, and this connection holds the name.
     Serves(TcpStream),
     Ended(ExitStatus),
+    /// It serves, and knows nothing of the name that was registered before the restart.
+    Lost,
     Neither,
 }
 
 impl Traced {
-    fn start(mode: &[&str], options: &[String]) -> Self {
+    fn start(mode: Mode, options: &[String]) -> Self {
         let port = free_port();
+        let kept = (mode == Mode::Restart).then(|| killed_with_a_name(port));
         let trace = tempfile::NamedTempFile::new().unwrap();
         let config = tempfile::NamedTempFile::new().unwrap();
         let stderr = tempfile::tempfile().unwrap();
         let trace_path = trace.path().to_str().unwrap().to_owned();
         let mut wrapper = vec!["strace", "-f", "-qq", "-o", &trace_path];
         wrapper.extend(options.iter().map(String::as_str));
+        let (script, lent) = kept.as_ref().map(|(store, _)| store.script()).unzip();
+        if let Some(script) = &script {
+            wrapper.extend(["/bin/bash", "-c", script, "bash"]);
+        }
         let mut command = Epmd::Ours.wrapped(&wrapper);
+        if let Some((store, _)) = &kept {
+            command.env("NOTIFY_SOCKET", store.path());
+        }
         command
             .args(["-port", &port.to_string()])
-            .args(mode)
+            .args(match mode {
+                Mode::Foreground => &[][..],
+                Mode::Daemon => &["-daemon"],
+                Mode::Restart => &["-systemd"],
+            })
             .env("EPMD_CONFIG", config.path())
             .stdout(stderr.try_clone().unwrap())
             .stderr(stderr.try_clone().unwrap());
         let strace = spawn(&mut command);
+        drop(lent);
         Self {
+            kept,
             strace,
             port,
             stderr,
@@ -199,7 +228,16 @@ impl Traced {
             if let Some(status) = self.strace.try_wait().unwrap() {
                 return End::Ended(status);
             }
-            if let Some((held, answer)) = self.ask(&Node::new("api").request(), 6)
+            if let Some((store, _)) = &mut self.kept {
+                store.hear();
+                match self.ask(b"zapi", 2) {
+                    Some((held, answer)) if answer.get(1) == Some(&0) => {
+                        return End::Serves(held);
+                    }
+                    Some(_) => return End::Lost,
+                    None => {}
+                }
+            } else if let Some((held, answer)) = self.ask(&Node::new("api").request(), 6)
                 && answer.get(1) == Some(&0)
             {
                 return End::Serves(held);
@@ -243,8 +281,35 @@ impl Drop for Traced {
     }
 }
 
+/// What a daemon leaves behind that is killed while a node is registered, and that node.
+fn killed_with_a_name(port: u16) -> (Store, TcpStream) {
+    let mut store = Store::new();
+    let mut command = Epmd::Ours.command();
+    command
+        .args(["-port", &port.to_string(), "-systemd"])
+        .env("NOTIFY_SOCKET", store.path())
+        .stderr(Stdio::null());
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let mut daemon = spawn(command.env("EPMD_CONFIG", config.path()));
+    let mut stream = wait_for("the daemon to listen", || {
+        store.hear();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+    });
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    stream
+        .write_all(&frame(&Node::new("api").request()))
+        .unwrap();
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).unwrap();
+    store.hear();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    store.hear();
+    (store, stream)
+}
+
 /// One run with a fault; what is wrong with its end.
-fn fault(mode: &[&str], inject: &str, kind: &str) -> Result<(), String> {
+fn fault(mode: Mode, inject: &str, kind: &str) -> Result<(), String> {
     let call = inject.split(':').next().unwrap_or_default();
     let options = [
         "-e".into(),
@@ -253,7 +318,7 @@ fn fault(mode: &[&str], inject: &str, kind: &str) -> Result<(), String> {
         format!("inject={inject}"),
     ];
     let mut traced = Traced::start(mode, &options);
-    let in_front = mode.is_empty();
+    let in_front = mode != Mode::Daemon;
     let end = traced.end();
     let said = traced.said();
     let wrong = |what: &str| Err(format!("{what}; it said: {}", traced_tail(&said)));
@@ -269,6 +334,11 @@ fn fault(mode: &[&str], inject: &str, kind: &str) -> Result<(), String> {
                 _ => wrong(&format!("ended with {status}")),
             }
         }
+        // It is said, if not by its name: what could not be kept, read, or watched.
+        End::Lost if !says_why(&said) && !said.contains("registration") => {
+            wrong("a registration is lost without a line")
+        }
+        End::Lost => Ok(()),
         End::Neither if kind == "each" || (kind == "needed" && says_why(&said)) => {
             traced.signal(Signal::SIGTERM);
             let ended = traced.wait_for(|t| t.strace.try_wait().unwrap().is_some());
@@ -335,15 +405,16 @@ fn traced_tail(said: &str) -> String {
         .join(" / ")
 }
 
-/// The calls of a run without faults, and how often the loader makes each of them before `main`.
-fn calls(mode: &[&str]) -> BTreeMap<String, usize> {
+/// The calls that a run without faults makes from `main` on, and how often each of them comes before: the
+/// loader's, and those of a shell that hands descriptors over.
+fn calls(mode: Mode) -> BTreeMap<String, usize> {
     let mut traced = Traced::start(mode, &[]);
     let End::Serves(held) = traced.end() else {
         panic!("it does not serve without a fault: {}", traced.said());
     };
     assert!(traced.knows_api());
     traced.signal(Signal::SIGHUP);
-    if mode.is_empty() {
+    if mode != Mode::Daemon {
         assert!(
             traced.wait_for(|t| t.said().contains("reloaded")),
             "{}",
@@ -358,6 +429,7 @@ fn calls(mode: &[&str]) -> BTreeMap<String, usize> {
     );
     let text = fs::read_to_string(traced.trace.path()).unwrap();
     let mut seen = BTreeMap::new();
+    let mut of_ours = BTreeSet::new();
     let mut before_main = true;
     for line in text.lines() {
         let Some((_, rest)) = line.split_once(' ') else {
@@ -372,7 +444,11 @@ fn calls(mode: &[&str]) -> BTreeMap<String, usize> {
         // The first thing that Rust's runtime does is to look at the standard streams.
         before_main &= !(call == "poll" && arguments.starts_with("[{fd=0"));
         *seen.entry(call.to_owned()).or_insert(0) += usize::from(before_main);
+        if !before_main {
+            of_ours.insert(call.to_owned());
+        }
     }
+    seen.retain(|call, _| of_ours.contains(call));
     seen
 }
 
@@ -383,7 +459,7 @@ fn a_system_call_that_fails_costs_what_the_table_says() {
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let mut all = Vec::new();
     let mut without_row = BTreeSet::new();
-    for mode in [&[][..], &["-daemon"][..]] {
+    for mode in [Mode::Foreground, Mode::Daemon, Mode::Restart] {
         for (call, before_main) in calls(mode) {
             let Some(kind) = table.get(&call) else {
                 without_row.insert(call);

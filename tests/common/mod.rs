@@ -12,6 +12,7 @@
 //! - `netns`: hosts made of network namespaces.
 //! - `nspawn`: a throwaway host with a real systemd.
 //! - `service`: our epmd on such a host, its file and its audit.
+//! - `store`: a service manager that keeps descriptors, and hands them to the next daemon.
 //! - `wire`: the bytes of requests and answers.
 
 #![expect(
@@ -32,6 +33,7 @@ pub(crate) mod host;
 pub(crate) mod netns;
 pub(crate) mod nspawn;
 pub(crate) mod service;
+pub(crate) mod store;
 pub(crate) mod wire;
 
 use std::io::{self, Write};
