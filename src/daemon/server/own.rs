@@ -24,13 +24,24 @@ const MOST: usize = 1024;
 const NO_PORT: u16 = 9;
 
 /// Who is this host, as the kernel says.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ThisHost {
     /// What it has said lately of addresses.
     known: HashMap<IpAddr, bool>,
     since: Option<Instant>,
     /// Asks for sockets.
     asker: Option<Asker>,
+}
+
+impl Default for ThisHost {
+    fn default() -> Self {
+        Self {
+            known: HashMap::new(),
+            since: None,
+            // At the start, when there are descriptors; again when it is needed, if it can't be had now.
+            asker: Asker::new().ok(),
+        }
+    }
 }
 
 impl ThisHost {
