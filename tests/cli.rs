@@ -19,7 +19,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::binary::{Epmd, Output, differs, each_differs, finish, finish_within, under_test};
+use common::binary::{
+    Epmd, NOBODY_READS, Output, differs, each_differs, finish, finish_within, under_test,
+};
 use common::daemon::{Daemon, Setup, about};
 use common::host::{Detached, Stranger, free_port, listeners, process, wait_until_settled};
 use common::wire::{Answer, Node, is_left_open, masked, names_answer, read_to_end};
@@ -670,11 +672,10 @@ fn assert_started(epmd: Epmd, output: &Output) {
         (Some(0), ""),
         "{output:?}"
     );
-    let nobody_reads = "epmd: nobody will see the log, nor who is refused: ";
     let mut lines = output.stderr.lines();
     let said = lines
         .next()
-        .is_none_or(|line| line.starts_with(nobody_reads));
+        .is_none_or(|line| line.starts_with(NOBODY_READS));
     assert!(said && lines.next().is_none(), "{output:?}");
     if epmd != Epmd::Ours {
         assert_eq!(output.stderr, "");

@@ -320,7 +320,9 @@ fn a_slow_reader_of_the_list_gets_all_of_it() {
 fn kill_and_daemon_leave_an_epmd_every_time() {
     let detached = Detached::on_free_port();
     let port = detached.port.to_string();
-    let run = |argument: &str| finish(Epmd::Ours.command().args(["-port", &port, argument]));
+    let run = |argument: &str| {
+        finish(Epmd::Ours.command().args(["-port", &port, argument])).wherever_it_logs()
+    };
     assert_eq!(run("-daemon"), silence(0));
     for round in 0..60 {
         assert_eq!(run("-kill"), Output::new(0, "Killed\n", ""), "{round}");

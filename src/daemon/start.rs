@@ -68,20 +68,22 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         return Ok(());
     }
     let mut loaded = settings(read, inherited.as_ref())?;
-    let mut tether = None;
     if mode == Mode::Daemon {
         // Not before the settings are read: their file may be one of these (`-config <(...)`).
         sys::close_inherited();
+    }
+    let taken = match takeover {
+        Some(force) => takeover::in_process(&loaded.settings, force)?,
+        None => None,
+    };
+    let mut tether = None;
+    if mode == Mode::Daemon {
         match detach::detach()? {
             Side::Parent(Exit::Success) => return Ok(()),
             Side::Parent(exit) => return Err(exit),
             Side::Daemon(ours) => tether = Some(ours),
         }
     }
-    let taken = match takeover {
-        Some(force) => takeover::in_process(&loaded.settings, force)?,
-        None => None,
-    };
     let (
         Bound {
             mut listeners,

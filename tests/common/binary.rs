@@ -77,6 +77,20 @@ impl Output {
     }
 }
 
+/// How the line begins that `-daemon` says where nobody reads the log, as in most containers.
+pub(crate) const NOBODY_READS: &str = "epmd: nobody will see the log, nor who is refused: ";
+
+impl Output {
+    /// The same without that line: whether there is one is up to the machine.
+    pub(crate) fn wherever_it_logs(mut self) -> Self {
+        let lines = self.stderr.split_inclusive('\n');
+        self.stderr = lines
+            .filter(|line| !line.starts_with(NOBODY_READS))
+            .collect();
+        self
+    }
+}
+
 impl Epmd {
     /// The stock ones.
     pub(crate) const ALL_STOCK: [Self; 2] = [Self::Stock, Self::Stock29];

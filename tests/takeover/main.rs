@@ -35,7 +35,7 @@ fn old(epmd: Epmd) -> Daemon {
 fn take_over(port: u16, arguments: &[&str]) -> Output {
     let mut command = Epmd::Ours.command();
     let port = port.to_string();
-    finish(command.args(["-daemon", "-port", &port]).args(arguments))
+    finish(command.args(["-daemon", "-port", &port]).args(arguments)).wherever_it_logs()
 }
 
 /// What a takeover in silence leaves.

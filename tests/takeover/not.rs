@@ -50,7 +50,7 @@ fn with_failing(call: &str, error: &str, port: u16, arguments: &[&str]) -> Outpu
     let inject = format!("inject={call}:error={error}");
     let mut command = Epmd::Ours.wrapped(&["strace", "-o", "/dev/null", "-e", &inject]);
     command.args(["-daemon", "-port", &port.to_string()]);
-    finish(command.args(arguments))
+    finish(command.args(arguments)).wherever_it_logs()
 }
 
 #[test]
