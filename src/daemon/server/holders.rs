@@ -57,8 +57,15 @@ impl Held {
 impl Holder for Held {
     fn is_gone(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        // No byte and no end is the only good sign: a byte ends a registration as well.
-        recv(self.stream.as_raw_fd(), &mut [0], flags) != Err(Errno::EAGAIN)
+        // No byte and no end is the only good sign: a byte ends a registration as well. An error that is
+        // not the connection's own says nothing of it; its end is heard of otherwise.
+        match recv(self.stream.as_raw_fd(), &mut [0], flags) {
+            Ok(_) => true,
+            Err(error) => !matches!(
+                error,
+                Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS | Errno::EIO
+            ),
+        }
     }
 
     fn descriptor(&self) -> i32 {

@@ -147,13 +147,16 @@ pub(super) fn take_back(
     // emptied when the daemon was killed.
     numbered.sort_by_key(|(id, _)| *id);
     numbered.dedup_by_key(|(id, _)| *id);
+    let mut ended = 0;
     for (id, Kept { record, connection }) in numbered {
         let Ok(record) = Record::decode(&record) else {
             continue;
         };
+        let had_a_node = connection.is_some();
         let previous = match connection.and_then(|c| holder(&record, c.into(), epoll, log)) {
             Some(holder) => registry.restore(registration(&record, holder)),
             None => {
+                ended += usize::from(had_a_node);
                 let gone = Gone {
                     id,
                     port: record.node.port,
@@ -177,6 +180,10 @@ pub(super) fn take_back(
             Level::Info,
             format!("took back {count} {names} from before the restart"),
         );
+    }
+    if ended > 0 {
+        let text = format!("registrations that have ended since: {ended}");
+        log.note(Level::Info, text);
     }
 }
 
