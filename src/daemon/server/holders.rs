@@ -9,12 +9,12 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv};
 
 use crate::core::desk::Holder;
 use crate::core::registry::Id;
+use crate::daemon::systemd::kept::is_silent;
 
 /// A connection that holds a name.
 #[derive(Debug)]
@@ -56,16 +56,8 @@ impl Held {
 
 impl Holder for Held {
     fn is_gone(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        // No byte and no end is the only good sign: a byte ends a registration as well. An error that is
-        // not the connection's own says nothing of it; its end is heard of otherwise.
-        match recv(self.stream.as_raw_fd(), &mut [0], flags) {
-            Ok(_) => true,
-            Err(error) => !matches!(
-                error,
-                Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS | Errno::EIO
-            ),
-        }
+        // No byte and no end is the only good sign: a byte ends a registration as well.
+        !is_silent(&self.stream)
     }
 
     fn descriptor(&self) -> i32 {

@@ -149,10 +149,14 @@ impl Sieve {
     }
 }
 
-/// Whether nothing has come on a connection, and it has not ended.
-fn is_silent(connection: &TcpStream) -> bool {
+/// Whether nothing has come on a connection, and it has not ended, as far as can be told now. An error that
+/// is not the connection's own says nothing of it.
+pub(in crate::daemon) fn is_silent(connection: &TcpStream) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    recv(connection.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN)
+    matches!(
+        recv(connection.as_raw_fd(), &mut [0], flags),
+        Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS | Errno::EIO)
+    )
 }
 
 /// Ends a connection of which systemd's store has a duplicate.
