@@ -16,6 +16,7 @@ mod nets;
 mod options;
 mod places;
 mod read;
+mod said;
 mod settings;
 mod show;
 mod sources;

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 use super::mistakes::Mistakes;
 use super::options::OPTIONS;
+use super::said;
 use super::settings::Settings;
-use super::show;
 use super::types::{Giver, Type, Value};
 use super::words::bare_or_quoted;
 
@@ -77,7 +77,7 @@ const PORT: Key = Key {
     variable: Some("ERL_EPMD_PORT"),
     brief: "Listen on this port; 0 lets the kernel choose. Nodes ask at ERL_EPMD_PORT, else at 4369, \
             whatever stands here.",
-    slot: &field!(Field, port, show::port),
+    slot: &field!(Field, port, said::port),
 };
 
 /// All keys, in the order in which they are shown.
@@ -87,7 +87,7 @@ pub const KEYS: &[Key] = &[
         option: Some("address"),
         variable: Some("ERL_EPMD_ADDRESS"),
         brief: "Addresses to listen on; loopback is always added.",
-        slot: &field!(Field, listen, show::listen),
+        slot: &field!(Field, listen, said::listen),
     },
     PORT,
     Key {
@@ -95,21 +95,21 @@ pub const KEYS: &[Key] = &[
         option: Some("allow"),
         variable: Some("EPMD_ALLOW"),
         brief: "Who may look names up here; this host always may.",
-        slot: &field!(Field, rules.allow, show::served),
+        slot: &field!(Field, rules.allow, said::served),
     },
     Key {
         path: "access.deny",
         option: None,
         variable: None,
         brief: "Who is refused whatever the other lists say; never this host.",
-        slot: &field!(Field, rules.deny, show::denied),
+        slot: &field!(Field, rules.deny, said::denied),
     },
     Key {
         path: "access.list",
         option: None,
         variable: None,
         brief: "Who may list all names; this host always may.",
-        slot: &field!(Field, rules.list, show::list_of_names),
+        slot: &field!(Field, rules.list, said::list_of_names),
     },
     Key {
         path: "access.enforce",
@@ -117,7 +117,7 @@ pub const KEYS: &[Key] = &[
         variable: None,
         brief: "False: lookups and lists are served to everyone, and what would have been refused is \
                 logged.",
-        slot: &field!(Field, rules.enforce, show::enforce),
+        slot: &field!(Field, rules.enforce, said::enforce),
     },
     Key {
         path: "access.node.NAME.allow",
@@ -127,7 +127,7 @@ pub const KEYS: &[Key] = &[
         slot: &field!(
             ByNode,
             rules.nodes,
-            show::served,
+            said::served,
             missing: "expected one, such as allow = [\"10.0.3.0/28\"], or [] for this host alone"
         ),
     },
@@ -150,7 +150,7 @@ pub const KEYS: &[Key] = &[
         option: Some("packet_timeout"),
         variable: None,
         brief: "From accept to the last byte of the request.",
-        slot: &field!(Field, limits.request_timeout, show::time),
+        slot: &field!(Field, limits.request_timeout, said::time),
     },
     Key {
         path: "limits.registrations",
@@ -164,14 +164,14 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Where and how lines are written.",
-        slot: &field!(Field, audit.format, show::format),
+        slot: &field!(Field, audit.format, said::format),
     },
     Key {
         path: "audit.window",
         option: None,
         variable: None,
         brief: "Repeats of a refusal within it are counted, and told once at its end.",
-        slot: &field!(Field, audit.window, show::time),
+        slot: &field!(Field, audit.window, said::time),
     },
     Key {
         path: "audit.lookups",
@@ -185,7 +185,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Where Prometheus may read the counters, at /metrics.",
-        slot: &field!(Field, metrics, show::metrics),
+        slot: &field!(Field, metrics, said::metrics),
     },
 ];
 
@@ -306,13 +306,13 @@ impl<T: Type> Slot for ByNode<T> {
         nodes.sort_unstable_by_key(|(name, _)| *name);
         let mut lines: Vec<_> = nodes
             .iter()
-            .take(show::MOST_SHOWN)
+            .take(said::MOST_SHOWN)
             .map(|(name, value)| {
                 let name = bare_or_quoted(&String::from_utf8_lossy(name));
                 (path.replace(NAME, &name), (self.show)(value))
             })
             .collect();
-        if let Some(rest) = show::more(nodes.len()) {
+        if let Some(rest) = said::more(nodes.len()) {
             let section = path.split_once(NAME).map_or(path, |(section, _)| section);
             lines.push((section.trim_end_matches('.').to_owned(), rest));
         }

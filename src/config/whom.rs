@@ -6,8 +6,8 @@ use std::fmt;
 
 use super::coverage::World;
 use super::diagnostic::{quote, show_path};
+use super::said;
 use super::settings::{DEFAULT_PORT, Settings};
-use super::show;
 use crate::core::access::Networks;
 use crate::core::audit::Origin;
 
@@ -38,7 +38,7 @@ impl Settings {
                     refuse is logged"
                 .to_owned();
         }
-        let mut text = format!("serving {}", show::served(&self.rules.allow));
+        let mut text = format!("serving {}", said::served(&self.rules.allow));
         match self.rules.nodes.len() {
             0 => {}
             1 => text.push_str(", and one name has a list of its own"),
@@ -49,7 +49,7 @@ impl Settings {
             text.push_str(&format!("; nearly everyone may look up {}", names(&open)));
         }
         if let Some(list) = &self.rules.list {
-            text.push_str(&format!("; all names are listed to {}", show::served(list)));
+            text.push_str(&format!("; all names are listed to {}", said::served(list)));
         }
         text
     }
@@ -96,14 +96,14 @@ impl Settings {
             add(format!(
                 "access.allow ({}) admits {}: strangers may {may}; {instead}",
                 self.whose("access.allow"),
-                show::networks(&self.rules.allow)
+                said::networks(&self.rules.allow)
             ));
         }
         if let Some(list) = self.rules.list.as_ref().filter(|list| is_open(list)) {
             add(format!(
                 "access.list ({}) admits {}: strangers may list all names; {instead}",
                 self.whose("access.list"),
-                show::networks(list)
+                said::networks(list)
             ));
         }
         let open = self.open_names();

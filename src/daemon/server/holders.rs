@@ -9,8 +9,9 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::core::desk::Holder;
 use crate::core::registry::Id;
@@ -67,5 +68,17 @@ impl Holder for Held {
     fn release(self) {
         let _ = self.epoll.delete(&self.stream);
         self.hang_up();
+    }
+}
+
+/// Sends what the socket takes at once. `last`: the close comes next, and belongs in the same segment.
+pub(super) fn send_now(stream: &TcpStream, bytes: &[u8], last: bool) -> io::Result<usize> {
+    let mut flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    if last {
+        flags |= MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
+    }
+    match send(stream.as_raw_fd(), bytes, flags) {
+        Err(Errno::EAGAIN) => Ok(0),
+        result => Ok(result?),
     }
 }

@@ -293,7 +293,7 @@ async fn serve(start: Start) -> io::Result<()> {
     // systemd keeps of them goes on listening.
     for killer in server.killers().drain(..) {
         // Who went away meanwhile has its will all the same.
-        let _ = request::send_now(&killer, wire::KILL_OK, true);
+        let _ = holders::send_now(&killer, wire::KILL_OK, true);
     }
     if !is_kept {
         hang_up(&server);

@@ -10,10 +10,10 @@ use std::os::fd::AsRawFd;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::books::Failure;
-use super::holders::Held;
+use super::holders::{Held, send_now};
 use super::state::{Server, State};
 use crate::core::desk::{Reply, Step};
 use crate::core::outcome::{Ends, Outcome, Reason, Setting};
@@ -208,18 +208,6 @@ impl Connection {
             ErrorKind::StorageFull => outcome.failed(Reason::TooMany, Some(Setting::Watches)),
             _ => cut_off(outcome, &error),
         }
-    }
-}
-
-/// Sends what the socket takes at once. `last`: the close comes next, and belongs in the same segment.
-pub(super) fn send_now(stream: &TcpStream, bytes: &[u8], last: bool) -> io::Result<usize> {
-    let mut flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    if last {
-        flags |= MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
-    }
-    match send(stream.as_raw_fd(), bytes, flags) {
-        Err(Errno::EAGAIN) => Ok(0),
-        result => Ok(result?),
     }
 }
 

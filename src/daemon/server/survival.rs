@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use nix::sys::epoll::Epoll;
 
-use super::holders::Held;
-use super::request::send_now;
+use super::holders::{Held, send_now};
 use crate::core::desk::Holder as _;
 use crate::core::registry::{Gone, Id, Registration, Registry};
 use crate::core::wire::{self, Node};
