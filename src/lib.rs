@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `core` decides, `config` makes the operator's words into settings, `daemon` moves bytes, `tools` is
-//! what a person runs. `sys` and `exit` stand beside them. A request takes one straight way:
+//! what a person runs. `sys`, `diag` (what the kernel says of sockets) and `exit` stand beside them. A request takes one straight way:
 //!
 //! ```text
 //! accept -> read -> wire::decode -> access::decide -> registry -> wire::encode -> send -> close
@@ -26,6 +26,8 @@ pub mod config;
 pub mod core;
 #[forbid(unsafe_code)]
 pub mod daemon;
+#[forbid(unsafe_code)]
+pub mod diag;
 #[forbid(unsafe_code)]
 pub mod exit;
 #[expect(

@@ -4,7 +4,6 @@
 
 pub mod control;
 mod detach;
-mod diag;
 pub mod listen;
 pub mod log;
 pub mod metrics;

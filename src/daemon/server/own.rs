@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::core::outcome::Ends;
-use crate::daemon::diag::Asker;
+use crate::diag::Asker;
 
 /// How long an answer is believed: addresses come and go.
 const BELIEVED: Duration = Duration::from_secs(1);

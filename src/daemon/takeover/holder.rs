@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
 use crate::core::audit::escape;
-use crate::daemon::diag::{self, Listening};
+use crate::diag::{self, Listening};
 
 /// Process 1, which holds the sockets of socket units, and what is in the descriptor store.
 pub(super) const MANAGER: i32 = 1;

@@ -2,7 +2,7 @@
 //! port, and whether there is a socket with these two ends.
 //!
 //! A question and its answers as bytes, and one netlink socket for both. /proc/net/tcp has the same, but
-//! takes seconds where many connections rest in TIME_WAIT. Called by `takeover` and by `server`.
+//! takes seconds where many connections rest in TIME_WAIT. Called by `daemon` and by `tools`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,10 +17,11 @@ use nix::sys::time::TimeVal;
 
 /// A socket that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::daemon) struct Listening {
-    pub(in crate::daemon) address: SocketAddr,
+pub struct Listening {
+    /// Where.
+    pub address: SocketAddr,
     /// Its number, by which /proc/PID/fd names it.
-    pub(in crate::daemon) inode: u64,
+    pub inode: u64,
 }
 
 /// `SOCK_DIAG_BY_FAMILY`, linux/sock_diag.h.
@@ -38,7 +39,7 @@ const PATIENCE: i64 = 2;
 ///
 /// # Errors
 /// What the kernel says, also that it can't be asked so.
-pub(in crate::daemon) fn listening_on(port: u16) -> io::Result<Vec<Listening>> {
+pub fn listening_on(port: u16) -> io::Result<Vec<Listening>> {
     let mut all = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).unwrap_or_default();
@@ -73,14 +74,14 @@ fn netlink() -> io::Result<OwnedFd> {
 
 /// Asks whether there is a socket with these two ends, again and again.
 #[derive(Debug)]
-pub(in crate::daemon) struct Asker {
+pub struct Asker {
     netlink: OwnedFd,
 }
 
 impl Asker {
     /// # Errors
     /// The kernel can't be asked: there is no netlink, or a filter forbids it.
-    pub(in crate::daemon) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             netlink: netlink()?,
         })
@@ -93,11 +94,7 @@ impl Asker {
     /// # Errors
     /// What the kernel says. That there is no such socket, and that it knows no such questions, it says
     /// in the same words: ask for a socket first that is there.
-    pub(in crate::daemon) fn is_there(
-        &self,
-        near: SocketAddr,
-        far: SocketAddr,
-    ) -> io::Result<bool> {
+    pub fn is_there(&self, near: SocketAddr, far: SocketAddr) -> io::Result<bool> {
         let asked = question_for(near, far);
         send(self.netlink.as_raw_fd(), &asked, MsgFlags::MSG_DONTWAIT)?;
         let mut buffer = [0; 1024];
