@@ -23,6 +23,29 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Success, Self::Failure, Self::Usage, Self::Config];
+
+    /// When the process ends so, for `-help` and the manual page.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Success => {
+                "Done. Of the daemon: it was told to end; with -daemon, it serves, or an epmd does already."
+            }
+            Self::Failure => {
+                "The command failed: no epmd there, the port is taken, the command line is wrong, or -doctor \
+                 found a fault."
+            }
+            Self::Usage => "The command line is wrong, with -doctor.",
+            Self::Config => {
+                "The configuration is wrong: the value of an option or variable, or the file."
+            }
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)

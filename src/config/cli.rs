@@ -15,6 +15,7 @@ use super::diagnostic::quote;
 use super::options::{OPTIONS, OptionSpec, Section, usage};
 use super::sources::{Given, Sources};
 use super::target::Target;
+use super::variables::{self, Variable};
 use crate::exit::Exit;
 
 /// How the daemon runs.
@@ -435,14 +436,14 @@ fn options(matches: &Matches, raw: &Raw<'_>) -> Given {
 /// The environment as it is. An empty variable is as good as none, but for the one that counts
 /// whatever its value. What is not UTF-8 is no address and no number, and will be told so.
 fn environment(env: impl Fn(&str) -> Option<OsString>) -> Given {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+    let set = |of: Variable| env(of.name).filter(|value| !value.is_empty());
+    let text = |of| set(of).map(|value: OsString| value.to_string_lossy().into_owned());
     Given {
-        config: set("EPMD_CONFIG").map(PathBuf::from),
-        address: text("ERL_EPMD_ADDRESS"),
-        port: text("ERL_EPMD_PORT"),
-        allow: text("EPMD_ALLOW"),
-        relaxed_command_check: env("ERL_EPMD_RELAXED_COMMAND_CHECK").is_some(),
+        config: set(variables::CONFIG).map(PathBuf::from),
+        address: text(variables::ADDRESS),
+        port: text(variables::PORT),
+        allow: text(variables::ALLOW),
+        relaxed_command_check: env(variables::RELAXED.name).is_some(),
         ..Given::default()
     }
 }

@@ -25,8 +25,10 @@ mod table;
 mod target;
 mod types;
 mod values;
+mod variables;
 mod whom;
 mod words;
+mod wrap;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,7 @@ pub use self::show::show;
 pub use self::sources::{Snapshot, Sources};
 pub use self::table::{KEYS, Key, settings_markdown};
 pub use self::target::Target;
+pub use self::variables::{PRECEDENCE, VARIABLES, Variable};
 pub use self::whom::Warning;
 pub(crate) use self::words::bare_or_quoted as key;
 pub use crate::core::audit::Origin;

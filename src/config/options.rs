@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use super::DEFAULT_PORT;
+use super::wrap::{WIDTH, wrap};
+use super::{DEFAULT_PORT, variables};
 
 /// Under which heading an option is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,24 +326,8 @@ const HEADINGS: [(Section, &str); 3] = [
     (Section::Interactive, "Interactive options"),
 ];
 
-/// What `-help` says beyond the table.
-const ENVIRONMENT: &str = "\
-Environment
-    ERL_EPMD_ADDRESS, ERL_EPMD_PORT, ERL_EPMD_RELAXED_COMMAND_CHECK,
-    EPMD_CONFIG, EPMD_ALLOW: as the options of these names. An empty one is
-    as good as none, but for ERL_EPMD_RELAXED_COMMAND_CHECK. The command
-    line beats the environment, the environment beats the file.
-
-Exit status
-    0 success; 1 failure: no epmd there, port taken, wrong command line,
-    a FAIL of -doctor; 2 wrong command line with -doctor; 78 wrong
-    configuration: option's value, environment or file.
-";
-
 /// Where the synopsis is broken: as stock does, whose first two lines these are.
 const SYNOPSIS_WIDTH: usize = 57;
-/// Where descriptions are broken.
-const WIDTH: usize = 74;
 
 impl OptionSpec {
     /// Whether the argument behind it is its value.
@@ -392,8 +377,7 @@ pub fn help() -> String {
          One or two dashes are the same. Options stand before a command.\n"
     );
     describe(&mut text, true);
-    text.push('\n');
-    text.push_str(ENVIRONMENT);
+    variables::describe(&mut text);
     text
 }
 
@@ -465,31 +449,10 @@ fn describe(text: &mut String, more: bool) {
     }
 }
 
-/// Adds `items` with spaces between them, in lines of at most `width`; `first` begins the first
-/// line, and as many spaces each other.
-fn wrap(text: &mut String, first: &str, items: &[String], width: usize) {
-    let mut line = first.to_owned();
-    let mut empty = true;
-    for item in items {
-        if !empty && line.len() + 1 + item.len() > width {
-            text.push_str(&line);
-            text.push('\n');
-            line = " ".repeat(first.len());
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line.push_str(item);
-        empty = false;
-    }
-    text.push_str(&line);
-    text.push('\n');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::VARIABLES;
 
     #[test]
     fn usage_begins_as_stocks() {
@@ -520,8 +483,10 @@ mod tests {
             assert!(help().contains(&line), "{line}");
         }
         assert!(help().contains("Beats EPMD_CONFIG."));
-        assert!(help().contains("EPMD_ALLOW"));
-        assert!(help().contains("78 wrong\n    configuration"));
+        for variable in VARIABLES {
+            assert!(help().contains(&format!("\n    {}\n", variable.name)));
+        }
+        assert!(help().contains("\n    78  The configuration is wrong"));
     }
 
     #[test]

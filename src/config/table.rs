@@ -28,6 +28,8 @@ pub struct Key {
     pub variable: Option<&'static str>,
     /// What it does, in a sentence.
     pub brief: &'static str,
+    /// A value as it stands in the file, for the manual page; the keys' examples make one good file.
+    pub example: &'static str,
     /// Its field, its type, and how it is shown.
     pub(super) slot: &'static dyn Slot,
 }
@@ -77,6 +79,7 @@ const PORT: Key = Key {
     variable: Some("ERL_EPMD_PORT"),
     brief: "Listen on this port; 0 lets the kernel choose. Nodes ask at ERL_EPMD_PORT, else at 4369, \
             whatever stands here.",
+    example: "4369",
     slot: &field!(Field, port, said::port),
 };
 
@@ -87,6 +90,7 @@ pub const KEYS: &[Key] = &[
         option: Some("address"),
         variable: Some("ERL_EPMD_ADDRESS"),
         brief: "Addresses to listen on; loopback is always added.",
+        example: "[\"10.0.3.5\", \"fd00:3::5\"]",
         slot: &field!(Field, listen, said::listen),
     },
     PORT,
@@ -95,6 +99,7 @@ pub const KEYS: &[Key] = &[
         option: Some("allow"),
         variable: Some("EPMD_ALLOW"),
         brief: "Who may look names up here; this host always may.",
+        example: "[\"10.0.3.0/24\", \"fd00:3::/64\"]",
         slot: &field!(Field, rules.allow, said::served),
     },
     Key {
@@ -102,6 +107,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Who is refused whatever the other lists say; never this host.",
+        example: "[\"10.0.3.66\"]",
         slot: &field!(Field, rules.deny, said::denied),
     },
     Key {
@@ -109,6 +115,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Who may list all names; this host always may.",
+        example: "[\"10.0.3.10\"]",
         slot: &field!(Field, rules.list, said::list_of_names),
     },
     Key {
@@ -117,6 +124,7 @@ pub const KEYS: &[Key] = &[
         variable: None,
         brief: "False: lookups and lists are served to everyone, and what would have been refused is \
                 logged.",
+        example: "false",
         slot: &field!(Field, rules.enforce, said::enforce),
     },
     Key {
@@ -124,6 +132,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Who may look this name up, in place of access.allow.",
+        example: "[\"10.0.3.0/28\"]",
         slot: &field!(
             ByNode,
             rules.nodes,
@@ -136,6 +145,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Connections open at once, registrations apart.",
+        example: "2048",
         slot: &field!(Field, limits.connections, ToString::to_string),
     },
     Key {
@@ -143,6 +153,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Of these from one address (IPv6: one /64); this host is exempt.",
+        example: "128",
         slot: &field!(Field, limits.per_source, ToString::to_string),
     },
     Key {
@@ -150,6 +161,7 @@ pub const KEYS: &[Key] = &[
         option: Some("packet_timeout"),
         variable: None,
         brief: "From accept to the last byte of the request.",
+        example: "\"10s\"",
         slot: &field!(Field, limits.request_timeout, said::time),
     },
     Key {
@@ -157,6 +169,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Names at once, as far as the descriptor limit goes.",
+        example: "1000",
         slot: &field!(Field, limits.registrations, ToString::to_string),
     },
     Key {
@@ -164,6 +177,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Where and how lines are written.",
+        example: "\"json\"",
         slot: &field!(Field, audit.format, said::format),
     },
     Key {
@@ -171,6 +185,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Repeats of a refusal within it are counted, and told once at its end.",
+        example: "\"5m\"",
         slot: &field!(Field, audit.window, said::time),
     },
     Key {
@@ -178,6 +193,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "True: answered lookups are logged as well.",
+        example: "true",
         slot: &field!(Field, audit.lookups, ToString::to_string),
     },
     Key {
@@ -185,6 +201,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Where Prometheus may read the counters, at /metrics.",
+        example: "\"127.0.0.1:9436\"",
         slot: &field!(Field, metrics, said::metrics),
     },
 ];
