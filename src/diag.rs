@@ -1,19 +1,26 @@
 //! Which sockets there are in this network namespace, as the kernel says (sock_diag(7)): who listens on a
-//! port, and whether there is a socket with these two ends.
+//! port, whether there is a socket with these two ends, and which user's it is.
 //!
 //! A question and its answers as bytes, and one netlink socket for both. /proc/net/tcp has the same, but
-//! takes seconds where many connections rest in TIME_WAIT. Called by `daemon` and by `tools`.
+//! takes seconds where many connections rest in TIME_WAIT. Which of the kernel's uids can be believed is
+//! `sight`'s. Called by `daemon` and by `tools`.
+
+mod sight;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
 };
+use nix::sys::stat::fstat;
 use nix::sys::time::TimeVal;
+use socket2::{Domain, Protocol, SockRef};
+
+use sight::Sight;
 
 /// A socket that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +29,18 @@ pub struct Listening {
     pub address: SocketAddr,
     /// Its number, by which /proc/PID/fd names it.
     pub inode: u64,
+    /// Whose it is; `None` where the kernel does not say, or not to this user namespace.
+    pub uid: Option<u32>,
+}
+
+/// A socket with two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Its number, by which /proc/PID/fd names it; 0 where no process has it any more.
+    pub inode: u64,
+    /// Whose it is; `None` where no process has it any more, or the kernel does not say it to this user
+    /// namespace. Never another user's.
+    pub uid: Option<u32>,
 }
 
 /// `SOCK_DIAG_BY_FAMILY`, linux/sock_diag.h.
@@ -41,6 +60,7 @@ const PATIENCE: i64 = 2;
 /// What the kernel says, also that it can't be asked so.
 pub fn listening_on(port: u16) -> io::Result<Vec<Listening>> {
     let mut all = Vec::new();
+    let sight = Sight::own();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).unwrap_or_default();
         let netlink = netlink()?;
@@ -53,7 +73,7 @@ pub fn listening_on(port: u16) -> io::Result<Vec<Listening>> {
         loop {
             let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let answer = buffer.get(..count).unwrap_or_default();
-            if read(answer, port, &mut all)? {
+            if read(answer, port, &sight, &mut all)? {
                 break;
             }
         }
@@ -72,19 +92,80 @@ fn netlink() -> io::Result<OwnedFd> {
     Ok(netlink)
 }
 
-/// Asks whether there is a socket with these two ends, again and again.
+/// Asks whether there is a socket with these two ends, and whose it is, again and again.
 #[derive(Debug)]
 pub struct Asker {
     netlink: OwnedFd,
+    sight: Sight,
+    /// The number of the last question, so that no other's answer is taken for its own.
+    asked: u32,
 }
 
 impl Asker {
+    /// Asks with a netlink socket of its own, to which the users are shown that this user namespace knows.
+    ///
     /// # Errors
     /// The kernel can't be asked: there is no netlink, or a filter forbids it.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            netlink: netlink()?,
-        })
+        Ok(Self::with(netlink()?, Sight::own()))
+    }
+
+    /// Asks with a netlink socket that was opened elsewhere: the kernel shows it the users of the user
+    /// namespace where that was.
+    ///
+    /// # Errors
+    /// It is no socket for such questions.
+    pub fn opened_elsewhere(netlink: OwnedFd) -> io::Result<Self> {
+        let its = SockRef::from(&netlink);
+        let is_one = its.domain()? == Domain::from(libc::AF_NETLINK)
+            && its.protocol()? == Some(Protocol::from(libc::NETLINK_SOCK_DIAG));
+        if !is_one {
+            return Err(io::Error::other("it is no socket of NETLINK_SOCK_DIAG"));
+        }
+        setsockopt(&netlink, ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        Ok(Self::with(netlink, Sight::elsewhere()))
+    }
+
+    fn with(netlink: OwnedFd, sight: Sight) -> Self {
+        Self {
+            netlink,
+            sight,
+            // Where two processes ask with the same socket, one after the other, they count differently.
+            asked: std::process::id().rotate_left(16),
+        }
+    }
+
+    /// The netlink socket, to be handed to another process.
+    #[must_use]
+    pub fn netlink(&self) -> BorrowedFd<'_> {
+        self.netlink.as_fd()
+    }
+
+    /// Whether every user's uid is shown, as far as can be told: not inside a user namespace that knows a
+    /// few of them alone.
+    #[must_use]
+    pub fn sees_all_users(&self) -> bool {
+        self.sight.sees_all_users()
+    }
+
+    /// Asks for a socket that is there: this one, which listens. That there is no such socket, and that it
+    /// knows no such questions (no `inet_diag`), the kernel says in the same words.
+    ///
+    /// # Errors
+    /// The kernel can't be asked, or does not know that socket.
+    pub fn try_with(&mut self, listener: &TcpListener) -> io::Result<()> {
+        /// The port is of no matter (it is that of "discard").
+        const NO_PORT: u16 = 9;
+        let near = listener.local_addr()?;
+        let far = SocketAddr::new(near.ip(), NO_PORT);
+        let found = self.ask(near, far)?;
+        let own = fstat(listener)?.st_ino;
+        if found.is_some_and(|found| u64::from(found.inode) == own) {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            "the kernel does not know a socket that is there (is the module tcp_diag missing?)",
+        ))
     }
 
     /// Whether a TCP socket of this host has `near` as its own end and `far` as the other one; in
@@ -92,30 +173,57 @@ impl Asker {
     /// the question has returned.
     ///
     /// # Errors
-    /// What the kernel says. That there is no such socket, and that it knows no such questions, it says
-    /// in the same words: ask for a socket first that is there.
-    pub fn is_there(&self, near: SocketAddr, far: SocketAddr) -> io::Result<bool> {
-        let asked = question_for(near, far);
+    /// What the kernel says; see also [`Self::try_with`].
+    pub fn is_there(&mut self, near: SocketAddr, far: SocketAddr) -> io::Result<bool> {
+        Ok(self.connected(near, far)?.is_some())
+    }
+
+    /// The same socket, and whose it is.
+    ///
+    /// # Errors
+    /// As [`Self::is_there`].
+    pub fn connected(
+        &mut self,
+        near: SocketAddr,
+        far: SocketAddr,
+    ) -> io::Result<Option<Connected>> {
+        let found = self.ask(near, far)?;
+        // Where there is none with these ends, it may tell of one that listens at the near one.
+        let found = found.filter(|found| found.state != LISTEN && found.ends == (near, far));
+        Ok(found.map(|Found { inode, uid, .. }| Connected {
+            inode: inode.into(),
+            uid: self.sight.user(uid, inode),
+        }))
+    }
+
+    /// What the kernel has found for these two ends.
+    fn ask(&mut self, near: SocketAddr, far: SocketAddr) -> io::Result<Option<Found>> {
+        self.asked = self.asked.wrapping_add(1);
+        let asked = question_for(near, far, self.asked);
         send(self.netlink.as_raw_fd(), &asked, MsgFlags::MSG_DONTWAIT)?;
         let mut buffer = [0; 1024];
-        let count = recv(
-            self.netlink.as_raw_fd(),
-            &mut buffer,
-            MsgFlags::MSG_DONTWAIT,
-        )?;
-        let answer = buffer.get(..count).unwrap_or_default();
-        let Some((kind, body, _)) = message(answer) else {
-            return Err(io::Error::other(NO_SENSE));
-        };
-        if i32::from(kind) == libc::NLMSG_ERROR {
-            let number = body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
-            return match number.saturating_neg() {
-                libc::ENOENT => Ok(false),
+        loop {
+            let count = recv(
+                self.netlink.as_raw_fd(),
+                &mut buffer,
+                MsgFlags::MSG_DONTWAIT,
+            )?;
+            let answer = buffer.get(..count).unwrap_or_default();
+            let Some((kind, body, _)) = message(answer) else {
+                return Err(io::Error::other(NO_SENSE));
+            };
+            if number(answer) != Some(self.asked) {
+                continue; // one that somebody has asked for and not heard
+            }
+            if i32::from(kind) != libc::NLMSG_ERROR {
+                return found(body).map(Some).ok_or(io::Error::other(NO_SENSE));
+            }
+            let error = body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+            return match error.saturating_neg() {
+                libc::ENOENT => Ok(None),
                 other => Err(io::Error::from_raw_os_error(other)),
             };
         }
-        // Where there is none with these ends, it may tell of one that listens at the near one.
-        Ok(ends(body) == Some((near, far)))
     }
 }
 
@@ -124,21 +232,26 @@ const NO_SENSE: &str = "the kernel's answer makes no sense";
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`: all that listen on this port.
 fn question(family: u8, port: u16) -> Vec<u8> {
-    let mut bytes = head(family, libc::NLM_F_DUMP, 1_u32 << LISTEN);
+    let mut bytes = head(family, libc::NLM_F_DUMP, 1_u32 << LISTEN, 0);
     bytes.extend(port.to_be_bytes());
     bytes.resize(LENGTH, 0); // any other end
     bytes
 }
 
 /// The same: the one socket with these ends.
-fn question_for(near: SocketAddr, far: SocketAddr) -> Vec<u8> {
+fn question_for(near: SocketAddr, far: SocketAddr, number: u32) -> Vec<u8> {
     const ANY_COOKIE: [u8; 8] = [0xff; 8];
     let family = if near.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
-    let mut bytes = head(u8::try_from(family).unwrap_or_default(), 0, u32::MAX);
+    let mut bytes = head(
+        u8::try_from(family).unwrap_or_default(),
+        0,
+        u32::MAX,
+        number,
+    );
     bytes.extend(near.port().to_be_bytes());
     bytes.extend(far.port().to_be_bytes());
     for end in [near, far] {
@@ -163,7 +276,7 @@ fn question_for(near: SocketAddr, far: SocketAddr) -> Vec<u8> {
 const LENGTH: usize = 72;
 
 /// A question up to the ports.
-fn head(family: u8, flags: i32, states: u32) -> Vec<u8> {
+fn head(family: u8, flags: i32, states: u32, number: u32) -> Vec<u8> {
     let flags = u16::try_from(libc::NLM_F_REQUEST | flags).unwrap_or_default();
     let mut bytes = u32::try_from(LENGTH)
         .unwrap_or_default()
@@ -171,14 +284,15 @@ fn head(family: u8, flags: i32, states: u32) -> Vec<u8> {
         .to_vec();
     bytes.extend(BY_FAMILY.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]); // its number, and who asks
+    bytes.extend(number.to_ne_bytes());
+    bytes.extend([0; 4]); // who asks
     bytes.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
     bytes.extend(states.to_ne_bytes());
     bytes
 }
 
 /// Reads the messages of one answer; true where the last one was among them.
-fn read(mut answer: &[u8], port: u16, all: &mut Vec<Listening>) -> io::Result<bool> {
+fn read(mut answer: &[u8], port: u16, sight: &Sight, all: &mut Vec<Listening>) -> io::Result<bool> {
     const DONE: i32 = libc::NLMSG_DONE;
     const ERROR: i32 = libc::NLMSG_ERROR;
     while let Some(message) = message(answer) {
@@ -189,7 +303,7 @@ fn read(mut answer: &[u8], port: u16, all: &mut Vec<Listening>) -> io::Result<bo
                 let number = body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
                 return Err(io::Error::from_raw_os_error(number.saturating_neg()));
             }
-            _ => all.extend(listening(body).filter(|l| l.address.port() == port)),
+            _ => all.extend(listening(body, sight).filter(|l| l.address.port() == port)),
         }
         answer = next;
     }
@@ -210,13 +324,37 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, next))
 }
 
-/// `struct inet_diag_msg`, where it is of a socket that listens.
-fn listening(body: &[u8]) -> Option<Listening> {
-    let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk()?);
-    let (address, _) = ends(body)?;
-    (*body.get(1)? == LISTEN).then_some(Listening {
-        address,
-        inode: inode.into(),
+/// The number of the question that a message answers.
+fn number(message: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(*message.get(8..)?.first_chunk()?))
+}
+
+/// What a `struct inet_diag_msg` tells.
+struct Found {
+    state: u8,
+    /// The socket's own end and the other one.
+    ends: (SocketAddr, SocketAddr),
+    uid: u32,
+    inode: u32,
+}
+
+fn found(body: &[u8]) -> Option<Found> {
+    let word = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
+    Some(Found {
+        state: *body.get(1)?,
+        ends: ends(body)?,
+        uid: word(64)?,
+        inode: word(68)?,
+    })
+}
+
+/// A socket that listens, where a message is of one.
+fn listening(body: &[u8], sight: &Sight) -> Option<Listening> {
+    let found = found(body).filter(|found| found.state == LISTEN)?;
+    Some(Listening {
+        address: found.ends.0,
+        inode: found.inode.into(),
+        uid: sight.user(found.uid, found.inode),
     })
 }
 
@@ -259,13 +397,53 @@ mod tests {
             .map(|l| (l.local_addr().unwrap(), inode(l)))
             .collect();
         let found = listening_on(port).unwrap();
+        let me = Some(nix::unistd::getuid().as_raw());
+        assert!(found.iter().all(|l| l.uid == me), "{found:?}");
         let found: Vec<_> = found.iter().map(|l| (l.address, l.inode)).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
+    fn the_kernel_tells_whose_an_end_is_and_nobodys_is_not_roots() {
+        let mut asker = Asker::new().unwrap();
+        let me = Some(nix::unistd::getuid().as_raw());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        asker.try_with(&listener).unwrap();
+        // What is there, and what there is no more, over an answer that nobody has taken.
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, far) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let stale = question_for(far, near, asker.asked.wrapping_sub(1));
+        send(asker.netlink.as_raw_fd(), &stale, MsgFlags::empty()).unwrap();
+        let found = asker.connected(near, far).unwrap().unwrap();
+        assert_eq!(
+            (found.uid, found.inode),
+            (me, fstat(&client).unwrap().st_ino)
+        );
+        // Both ends close: one of them rests in TIME_WAIT, and is no user's.
+        let (served, _) = listener.accept().unwrap();
+        drop(client);
+        drop(served);
+        let left = asker.connected(near, far).unwrap();
+        assert_eq!(left.and_then(|left| left.uid), None, "{left:?}");
+    }
+
+    #[test]
+    fn only_a_socket_for_such_questions_is_taken_over() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(Asker::opened_elsewhere(other.into()).is_err());
+        let mut asker = Asker::opened_elsewhere(netlink().unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        asker.try_with(&listener).unwrap();
+        // One that is nowhere is not taken for another.
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = gone.local_addr().unwrap();
+        drop(gone);
+        assert!(asker.ask(near, near).unwrap().is_none());
+    }
+
+    #[test]
     fn the_kernel_tells_whether_a_connection_is_there() {
-        let asker = Asker::new().unwrap();
+        let mut asker = Asker::new().unwrap();
         for any in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
             let Ok(listener) = TcpListener::bind(any) else {
                 continue; // there is no IPv6
@@ -299,16 +477,19 @@ mod tests {
     fn what_is_no_answer_of_the_kernel_is_an_error_and_no_loop() {
         let mut all = Vec::new();
         for bytes in [&[1][..], &[0; 16], &[255; 100], &[8, 0, 0, 0, 3, 0, 0, 0]] {
-            assert!(read(bytes, 1, &mut all).is_err(), "{bytes:?}");
+            assert!(
+                read(bytes, 1, &Sight::own(), &mut all).is_err(),
+                "{bytes:?}"
+            );
         }
         let mut error = 20_u32.to_ne_bytes().to_vec();
         error.extend(2_u16.to_ne_bytes());
         error.extend([0; 10]);
         error.extend((-libc::ENOENT).to_ne_bytes());
-        let error = read(&error, 1, &mut all).unwrap_err();
+        let error = read(&error, 1, &Sight::own(), &mut all).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
         for length in 0..100 {
-            assert_eq!(listening(&vec![0; length]), None);
+            assert_eq!(listening(&vec![0; length], &Sight::own()), None);
         }
         assert!(all.is_empty());
     }

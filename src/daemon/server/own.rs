@@ -65,7 +65,7 @@ impl ThisHost {
         if self.asker.is_none() {
             self.asker = Asker::new().ok();
         }
-        let asker = self.asker.as_ref()?;
+        let asker = self.asker.as_mut()?;
         match asker.is_there(peer, local) {
             Ok(true) => Some(true),
             // Our own end is there for sure: if it is not, the kernel knows no such questions.

@@ -193,6 +193,7 @@ mod tests {
         Listening {
             address: address.parse().unwrap(),
             inode,
+            uid: Some(0),
         }
     }
 
