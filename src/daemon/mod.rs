@@ -4,6 +4,8 @@
 
 pub mod control;
 mod detach;
+mod exporter;
+pub mod lent;
 pub mod listen;
 pub mod log;
 pub mod metrics;

@@ -11,25 +11,17 @@ use tracing::dispatcher::{self, Dispatch};
 use super::lines::TOLD_AT;
 use crate::config::Format;
 use crate::core::audit::{Event, Kind, escape_note};
+use crate::core::lent::{Level, Reach};
 use crate::core::outcome::{Operation, Reason};
 
 /// MESSAGE_ID of `refused` and `would_refuse` in journald: `journalctl MESSAGE_ID=...` finds them.
 pub const REFUSED_MESSAGE_ID: &str = "91da4ca3155e4252bf382e2c4108a463";
 /// MESSAGE_ID of `taken`.
 pub const TAKEN_MESSAGE_ID: &str = "faf10abeb8f7436e9c5ff104eccc8ccd";
-
-/// How much a note matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Something is not done that was asked for.
-    Error,
-    /// Something is not as the operator will want it.
-    Warning,
-    /// Worth knowing.
-    Info,
-    /// For `-d`.
-    Debug,
-}
+/// MESSAGE_ID of `unreachable`.
+pub const UNREACHABLE_MESSAGE_ID: &str = "6a543d6d85f54ae989564d1161db63dc";
+/// MESSAGE_ID of `reachable`.
+pub const REACHABLE_MESSAGE_ID: &str = "47aa2e1c71d640c0b985e5488f219048";
 
 /// What the handles and the thread both see.
 #[derive(Debug)]
@@ -51,6 +43,7 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) enum What {
     Event(Event),
+    Reach(Reach),
     Note(Level, String),
 }
 
@@ -69,6 +62,10 @@ pub(super) type Takes = Box<dyn Fn() -> bool + Send>;
 pub(super) const AUDIT: &str = "epmd::audit";
 /// Marks those of a name that is taken.
 pub(super) const TAKEN: &str = "epmd::taken";
+/// Marks those of a node that can't be reached any more.
+pub(super) const UNREACHABLE: &str = "epmd::unreachable";
+/// Marks those of one that can be reached again.
+pub(super) const REACHABLE: &str = "epmd::reachable";
 /// Marks all other lines.
 pub(super) const NOTE: &str = "epmd";
 
@@ -108,6 +105,7 @@ pub(super) fn write(dispatch: &Dispatch, line: &Line) {
     TOLD_AT.set(line.at);
     dispatcher::with_default(dispatch, || match &line.what {
         What::Event(event) => emit_event(event),
+        What::Reach(reach) => emit_reach(reach),
         What::Note(level, text) => emit_note(*level, &escape_note(text)),
     });
 }
@@ -137,6 +135,29 @@ pub(super) fn emit_event(event: &Event) {
         Kind::Refused | Kind::WouldRefuse => emit!(AUDIT, tracing::Level::WARN),
         Kind::Taken => emit!(TAKEN, tracing::Level::WARN),
         Kind::Lookup => emit!(AUDIT, tracing::Level::INFO),
+    }
+}
+
+fn emit_reach(reach: &Reach) {
+    // As in `emit_event`.
+    macro_rules! emit {
+        ($target:expr, $level:expr) => {
+            tracing::event!(
+                target: $target,
+                $level,
+                event = reach.event(),
+                node = reach.node.as_str(),
+                verdict = reach.verdict,
+                peer = reach.peer.as_deref(),
+                message = reach.message.as_str(),
+                remedy = reach.remedy.as_deref(),
+            )
+        };
+    }
+    if reach.is_reachable() {
+        emit!(REACHABLE, tracing::Level::INFO);
+    } else {
+        emit!(UNREACHABLE, tracing::Level::WARN);
     }
 }
 

@@ -63,7 +63,7 @@ impl Visit for Members<'_> {
     }
 }
 
-/// The message alone.
+/// The message, with what to do under it where that is said.
 #[derive(Default)]
 struct Message(String);
 
@@ -77,8 +77,14 @@ impl Message {
 
 impl Visit for Message {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.0.push_str(value);
+        match field.name() {
+            "message" => self.0.push_str(value),
+            // It stands behind the message.
+            "remedy" => {
+                self.0.push('\n');
+                self.0.push_str(value);
+            }
+            _ => {}
         }
     }
 

@@ -23,10 +23,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{Format, Mode};
 use crate::core::audit::Event;
+use crate::core::lent::Reach;
 use here::Here;
 
-pub use line::{Level, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID};
+pub use crate::core::lent::Level;
 use line::{Line, Opened, Shared, What, lock, opened, tell_lost, write};
+pub use line::{
+    REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID, UNREACHABLE_MESSAGE_ID,
+};
 pub use target::unwritten;
 
 /// Lines that wait for the log's reader, at most.
@@ -113,6 +117,11 @@ impl Log {
     /// Tells a line of the audit.
     pub fn tell(&self, event: Event) {
         self.inner.send(What::Event(event));
+    }
+
+    /// Tells a line about a node of another host.
+    pub fn tell_reach(&self, reach: Reach) {
+        self.inner.send(What::Reach(reach));
     }
 
     /// Tells a line of our own. What it quotes of a file or a system call can't forge a line: it

@@ -18,7 +18,10 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
-use super::line::{AUDIT, Opened, REFUSED_MESSAGE_ID, TAKEN, TAKEN_MESSAGE_ID, Takes};
+use super::line::{
+    AUDIT, Opened, REACHABLE, REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN, TAKEN_MESSAGE_ID,
+    Takes, UNREACHABLE, UNREACHABLE_MESSAGE_ID,
+};
 use super::lines::{Json, Out, Syslog, Text};
 use crate::config::{Format, Mode};
 
@@ -204,11 +207,17 @@ fn stderr() -> Out {
     Box::new(|line| drop(io::stderr().write_all(line)))
 }
 
+/// Which lines have a MESSAGE_ID: those of the audit at this level, or of this mark.
+const WITH_AN_ID: [(&str, Level, &str); 4] = [
+    (AUDIT, Level::WARN, REFUSED_MESSAGE_ID),
+    (TAKEN, Level::WARN, TAKEN_MESSAGE_ID),
+    (UNREACHABLE, Level::WARN, UNREACHABLE_MESSAGE_ID),
+    (REACHABLE, Level::INFO, REACHABLE_MESSAGE_ID),
+];
+
 /// Several layers, because a layer has its MESSAGE_ID on all its lines: one each for those that
 /// have one.
 fn journald() -> io::Result<Dispatch> {
-    let is_refusal = |line: &Metadata<'_>| line.target() == AUDIT && *line.level() == Level::WARN;
-    let is_taken = |line: &Metadata<'_>| line.target() == TAKEN;
     let layer = || {
         let layer = tracing_journald::layer()?
             .with_field_prefix(Some("EPMD".into()))
@@ -222,14 +231,22 @@ fn journald() -> io::Result<Dispatch> {
             });
         io::Result::Ok(layer)
     };
-    let refusals = layer()?.with_custom_fields([("MESSAGE_ID", REFUSED_MESSAGE_ID)]);
-    let taken = layer()?.with_custom_fields([("MESSAGE_ID", TAKEN_MESSAGE_ID)]);
-    let rest = filter_fn(move |line| !is_refusal(line) && !is_taken(line));
-    let subscriber = Registry::default()
-        .with(refusals.with_filter(filter_fn(is_refusal)))
-        .with(taken.with_filter(filter_fn(is_taken)))
-        .with(layer()?.with_filter(rest));
-    Ok(subscriber.into())
+    let is_of = |line: &Metadata<'_>, target: &str, level: Level| {
+        line.target() == target && *line.level() == level
+    };
+    let mut layers = Vec::new();
+    for (target, level, id) in WITH_AN_ID {
+        let layer = layer()?.with_custom_fields([("MESSAGE_ID", id)]);
+        let lines = filter_fn(move |line| is_of(line, target, level));
+        layers.push(layer.with_filter(lines).boxed());
+    }
+    let is_among = move |line: &Metadata<'_>| {
+        let mut all = WITH_AN_ID.iter();
+        all.any(|(target, level, _)| is_of(line, target, *level))
+    };
+    let rest = filter_fn(move |line| !is_among(line));
+    layers.push(layer()?.with_filter(rest).boxed());
+    Ok(Registry::default().with(layers).into())
 }
 
 #[cfg(test)]

@@ -388,3 +388,44 @@ fn addresses_are_told_without_their_port() {
     log.tell(event);
     assert!(lines_of(log, &written)[0].contains("\"peer\":\"fd00:3::1\",\"peer_port\":1,"));
 }
+
+fn reach(verdict: &'static str, remedy: Option<&str>) -> Reach {
+    Reach {
+        node: "a@api.test".into(),
+        verdict,
+        peer: Some("10.77.0.1".into()),
+        message: "a@api.test: what the doctor says".into(),
+        remedy: remedy.map(Into::into),
+    }
+}
+
+#[test]
+fn a_node_that_is_out_of_reach_is_told_with_what_to_do() {
+    let (log, written) = log(Format::Json);
+    log.tell_reach(reach("epmd_no_answer", Some("do this:\n  that")));
+    log.tell_reach(reach("reachable", None));
+    let lines = lines_of(log, &written);
+    assert!(
+        lines[0].ends_with(
+            "\"severity\":\"WARNING\",\"event\":\"unreachable\",\"node\":\"a@api.test\",\
+             \"verdict\":\"epmd_no_answer\",\"peer\":\"10.77.0.1\",\
+             \"message\":\"a@api.test: what the doctor says\",\"remedy\":\"do this:\\n  that\"}\n"
+        ),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].ends_with(
+            "\"severity\":\"INFO\",\"event\":\"reachable\",\"node\":\"a@api.test\",\
+             \"verdict\":\"reachable\",\"peer\":\"10.77.0.1\",\
+             \"message\":\"a@api.test: what the doctor says\"}\n"
+        ),
+        "{lines:?}"
+    );
+    let (log, written) = self::log(Format::Text);
+    log.tell_reach(reach("epmd_no_answer", Some("do this:\n  that")));
+    let lines = lines_of(log, &written);
+    assert!(
+        lines[0].ends_with(" epmd: a@api.test: what the doctor says\n    do this:\n      that\n"),
+        "{lines:?}"
+    );
+}

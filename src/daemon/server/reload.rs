@@ -4,6 +4,7 @@
 //! own, so that one that takes its time (large, on a file system that hangs) holds nobody up. Called by
 //! `server`.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use super::state::Server;
 use crate::config::{self, Errors, Settings, Snapshot, Sources};
 use crate::core::access::Networks;
 use crate::core::status::InForce;
+use crate::daemon::exporter::Exporter;
 use crate::daemon::log::Level;
-use crate::daemon::metrics::Exporter;
+use crate::daemon::metrics;
 use crate::daemon::systemd::{KeptSettings, Notifier};
 
 /// After this time it is said that a file is not read yet.
@@ -176,12 +178,16 @@ impl Reload {
         let server = &self.server;
         let listen = self.settings.metrics;
         if self.exporter.is_none() && listen.is_some() {
-            match Exporter::start(
+            let page = metrics::page(
                 server.waiting.counters(),
                 server.descriptors,
                 server.clock.started_at(),
-                server.log.clone(),
-            ) {
+            );
+            let log = server.log.clone();
+            match page
+                .map_err(io::Error::other)
+                .and_then(|page| Exporter::start("metrics.listen", page, log))
+            {
                 Ok(exporter) => self.exporter = Some(exporter),
                 Err(error) => server
                     .log
