@@ -132,3 +132,35 @@ fn applications_run_on_whatever_happens_to_the_daemon() {
         );
     });
 }
+
+/// With Debian's own units enabled, as its packages leave them, from before ours came.
+#[test]
+fn a_reboot_brings_ours_up_and_the_applications_with_it() {
+    on_a_stock_host(|service| {
+        service.must("systemctl enable --quiet epmd.service rabbitmq-server ejabberd 2>&1");
+        service.must("dpkg-divert --quiet --local --rename --add /usr/bin/epmd");
+        service.install_ours();
+        service.must(super::takeover::COMMAND);
+        service.reboot();
+        service.enter_network();
+        wait_until_up(service);
+        assert_eq!(
+            service.must("systemctl is-enabled epmd.socket epmd@.socket || :"),
+            "masked\nmasked\n"
+        );
+        assert_eq!(
+            service.must("systemctl is-active hardened-epmd epmd.service epmd.socket || :"),
+            "active\nactive\ninactive\n"
+        );
+        // Nobody else has the port, nor has had it since the boot.
+        let daemon = service.property("MainPID");
+        assert_eq!(service.must("pgrep -x epmd"), format!("{daemon}\n"));
+        let listening = service.must("ss -Hltnp 'sport = :4369'");
+        assert!(!listening.is_empty());
+        for socket in listening.lines() {
+            assert!(socket.contains(&format!("pid={daemon},")), "{socket}");
+        }
+        let messages = service.must("journalctl --no-pager -o cat -b -u '*epmd*'");
+        assert!(!messages.contains("took back"), "{messages}");
+    });
+}
