@@ -44,8 +44,17 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tries `attempt` until it gives something, and fails the test after [`PATIENCE`].
-pub(crate) fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn wait_for<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, attempt)
+}
+
+/// As [`wait_for`], for so long.
+pub(crate) fn wait_within<T>(
+    patience: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + patience;
     loop {
         if let Some(found) = attempt() {
             return found;

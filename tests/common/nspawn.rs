@@ -1,11 +1,9 @@
-//! A throwaway host with a real systemd, booted in about a second: from this machine's own /usr, or from
-//! a Debian 13 in a folder (`EPMD_TEST_HOST`, see [`Release`]).
+//! A throwaway host with a real systemd, booted in about a second from a Debian's tree that
+//! `tests/parts` keeps (`EPMD_TEST_HOST`, see [`Release`]).
 //!
-//! What is written there stays there and is gone with it; its network has nothing but a loopback. From
-//! this machine's /usr its /etc, /var and /run begin empty, and of /usr the programs and the catalogue
-//! can be written; Debian 13's tree is whole, with nothing enabled. It is entered through its first
-//! process. Needs root, and no systemd on this machine's side: process 1 may be anything, and cgroups of
-//! any version.
+//! The tree is whole, with nothing enabled. What is written there outlives a reboot of the host, and is
+//! gone with it; its network has nothing but a loopback. It is entered through its first process. Needs
+//! root, and no systemd on this machine's side: process 1 may be anything, and cgroups of any version.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -24,18 +22,20 @@ use tempfile::TempDir;
 
 use super::binary::{Output, finish_within};
 use super::host::process;
-use super::wait_for;
+use super::{wait_for, wait_within};
 
 /// How long a command on the host may take.
 const COMMAND: Duration = Duration::from_secs(60);
+/// How long all its services together may take to start or to end, on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(240);
 
-/// Where `tests/parts` has put the tree of a Debian 13.
-const DEBIAN_13: &str = "/var/cache/hardened-epmd-tests/debian13";
+/// Where `tests/parts` has put its parts.
+const TREES: &str = "/var/cache/hardened-epmd-tests";
 
 /// Which Debian a host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
-    /// This machine's own, which is 12 where tests/run runs: systemd 252, OTP 25.
+    /// systemd 252, OTP 25, RabbitMQ 3.10, ejabberd.
     Debian12,
     /// systemd 257, OTP 27, RabbitMQ 4, ejabberd.
     Debian13,
@@ -53,18 +53,24 @@ impl Release {
         }
     }
 
-    /// Where its files are on this machine.
-    fn tree(self) -> &'static str {
+    /// Which part of `tests/parts` it is.
+    fn part(self) -> &'static str {
         match self {
-            Self::Debian12 => "/",
-            Self::Debian13 => DEBIAN_13,
+            Self::Debian12 => "debian12",
+            Self::Debian13 => "debian13",
         }
+    }
+
+    /// Where its files are on this machine.
+    fn tree(self) -> PathBuf {
+        Path::new(TREES).join(self.part())
     }
 }
 
-/// Boots the host `$1`, whose files from outside are in `$2`, from the tree `$3`, and returns when it is
-/// over. Mounts and processes are in namespaces of its own, so that none is left behind whatever becomes
-/// of it. nspawn's own filter forbids some calls that a host of its own has; these are let through.
+/// Boots the host `$1`, whose files from outside are in `$2`, from the tree `$3`, as often as it reboots,
+/// and returns when it is over. Mounts and processes are in namespaces of its own, so that none is left
+/// behind whatever becomes of it. nspawn's own filter forbids some calls that a host of its own has; these
+/// are let through.
 const BOOT: &str = r#"
 name=$1 dir=$2 tree=$3
 if mountpoint -q /sys/fs/cgroup; then umount -R /sys/fs/cgroup; fi
@@ -75,34 +81,25 @@ echo $$ > "$group/cgroup.procs"
 # What nspawn keeps outside of the host.
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
-mount -t tmpfs tmpfs "$dir/upper"
-mkdir "$dir/upper/bin" "$dir/upper/catalog"
-if [ "$tree" = / ]; then
-    set -- --directory=/ --volatile=yes \
-        --overlay="/usr/bin:$dir/upper/bin:/usr/bin" \
-        --overlay="/usr/lib/systemd/catalog:$dir/upper/catalog:/usr/lib/systemd/catalog"
-else
-    # By a path of its own: nspawn locks what it boots, and another test may boot the same.
-    mkdir "$dir/upper/tree"
-    mount --bind "$tree" "$dir/upper/tree"
-    set -- --directory="$dir/upper/tree" --volatile=overlay
-fi
+mount -t tmpfs tmpfs "$dir"
+mkdir "$dir/new" "$dir/work" "$dir/root"
+mount -t overlay overlay -o "lowerdir=$tree,upperdir=$dir/new,workdir=$dir/work" "$dir/root"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-systemd-nspawn --quiet --machine="$name" --register=no --keep-unit \
-    "$@" --private-network --console=pipe \
-    --system-call-filter="pidfd_getfd ptrace" \
-    --bind-ro="$dir/preset:/etc/systemd/system-preset" \
-    --boot systemd.unit=multi-user.target systemd.mask=systemd-firstboot.service || :
+status=133
+# What nspawn ends with when its host reboots.
+while [ $status = 133 ]; do
+    status=0
+    systemd-nspawn --quiet --machine="$name" --register=no --keep-unit --directory="$dir/root" \
+        --private-network --console=pipe --system-call-filter="pidfd_getfd ptrace" \
+        --boot systemd.unit=multi-user.target || status=$?
+done
 echo $$ > /sys/fs/cgroup/cgroup.procs
 find "$group" -depth -type d -exec rmdir {} +
 "#;
 
 /// What a host is made of: a program or a file, and the Debian package or kernel option that brings it.
-const PARTS: [(&str, &str); 8] = [
-    ("/bin/kill", "package procps"),
+const PARTS: [(&str, &str); 5] = [
     ("/usr/bin/systemd-nspawn", "package systemd-container"),
-    ("/lib/systemd/systemd", "package systemd"),
-    ("/usr/bin/journalctl", "package systemd"),
     ("/usr/bin/nsenter", "package util-linux"),
     ("/usr/bin/unshare", "package util-linux"),
     ("/usr/bin/setpriv", "package util-linux"),
@@ -120,8 +117,9 @@ fn lacking(release: Release) -> Vec<String> {
             lacking.push(format!("{file} ({package})"));
         }
     }
-    if !Path::new(release.tree()).exists() {
-        lacking.push(format!("{DEBIAN_13} (tests/parts debian13 makes it)"));
+    let (tree, part) = (release.tree(), release.part());
+    if !tree.exists() {
+        lacking.push(format!("{} (tests/parts {part} makes it)", tree.display()));
     }
     let kinds = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     for kind in ["cgroup2", "overlay", "tmpfs"] {
@@ -141,9 +139,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// A host that runs until it is dropped.
 pub(crate) struct Host {
     /// `unshare`, which runs [`BOOT`].
-    outer: Child,
+    outer: Mutex<Child>,
     /// Its first process, as this machine numbers it.
-    init: u32,
+    init: AtomicU32,
     // After the others: what is gone with the host goes last.
     dir: TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -152,12 +150,8 @@ pub(crate) struct Host {
 impl Host {
     /// Boots a host of the release under test, and returns when everything on it has started.
     pub(crate) fn boot() -> Self {
-        Self::boot_release(Release::under_test())
-    }
-
-    /// As [`Self::boot`], of this very release.
-    pub(crate) fn boot_release(release: Release) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let release = Release::under_test();
         let lacking = lacking(release);
         assert!(
             lacking.is_empty(),
@@ -168,44 +162,59 @@ impl Host {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("epmd-test-{}-{number}", std::process::id());
         let dir = tempfile::tempdir().expect("a folder");
-        for folder in ["preset", "upper"] {
-            fs::create_dir(dir.path().join(folder)).expect("a folder");
-        }
-        // Nothing starts there that this machine happens to have installed.
-        let preset = dir.path().join("preset/00-nothing.preset");
-        fs::write(preset, "disable *\n").expect("a preset");
+        let files = dir.path().join("files");
+        fs::create_dir(&files).expect("a folder");
         let console = File::create(dir.path().join("console")).expect("a file");
         let outer = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount"])
             .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
             .args(["bash", "-euc", BOOT, "bash", &name])
-            .args([dir.path(), Path::new(release.tree())])
+            .args([files, release.tree()])
             .stdin(Stdio::null())
             .stdout(console.try_clone().expect("a second descriptor"))
             .stderr(console)
             .spawn()
             .expect("unshare");
-        let mut host = Self {
-            outer,
-            init: 0,
+        let host = Self {
+            outer: Mutex::new(outer),
+            init: AtomicU32::new(0),
             dir,
             _turn: turn,
         };
-        host.init = wait_for("the host's first process", || {
-            host.fail_if_over();
-            host.find_init()
-        });
-        wait_for("the host to be up", || {
-            host.fail_if_over();
-            let state = host.run(&["systemctl", "is-system-running"]).stdout;
-            assert_ne!(state, "degraded\n", "{}", host.must("systemctl --failed"));
-            (state == "running\n").then_some(())
-        });
+        host.wait_until_up();
         host
     }
 
-    fn fail_if_over(&mut self) {
-        if let Some(status) = self.outer.try_wait().expect("a status") {
+    /// Reboots it, and returns when everything on it has started. Its network is another one then.
+    pub(crate) fn reboot(&self) {
+        let before = self.init();
+        self.run(&["systemctl", "reboot"]);
+        wait_within(LONG, "the host's end", || {
+            process::is_over(before).then_some(())
+        });
+        self.wait_until_up();
+    }
+
+    fn wait_until_up(&self) {
+        let init = wait_for("the host's first process", || {
+            self.fail_if_over();
+            self.find_init()
+        });
+        self.init.store(init, Ordering::Relaxed);
+        wait_within(LONG, "the host to be up", || {
+            self.fail_if_over();
+            let state = self.run(&["systemctl", "is-system-running"]).stdout;
+            assert_ne!(state, "degraded\n", "{}", self.must("systemctl --failed"));
+            (state == "running\n").then_some(())
+        });
+    }
+
+    fn outer(&self) -> MutexGuard<'_, Child> {
+        self.outer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail_if_over(&self) {
+        if let Some(status) = self.outer().try_wait().expect("a status") {
             let console = fs::read_to_string(self.dir.path().join("console"));
             panic!("the host does not boot: {status}, {console:?}");
         }
@@ -215,19 +224,19 @@ impl Host {
     fn find_init(&self) -> Option<u32> {
         let below = |pids: Vec<u32>| -> Vec<u32> { pids.into_iter().flat_map(children).collect() };
         // unshare, bash, systemd-nspawn.
-        below(below(below(vec![self.outer.id()])))
+        below(below(below(vec![self.outer().id()])))
             .into_iter()
             .find(|pid| process::name(*pid) == "systemd" && number_inside(*pid) == Some(1))
     }
 
     /// Its first process, as this machine numbers it.
     pub(crate) fn init(&self) -> u32 {
-        self.init
+        self.init.load(Ordering::Relaxed)
     }
 
     /// One of its files, as this machine finds it.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root{path}", self.init))
+        PathBuf::from(format!("/proc/{}/root{path}", self.init()))
     }
 
     /// Writes a file, with the folders that lead to it.
@@ -261,7 +270,7 @@ impl Host {
     pub(crate) fn run(&self, command: &[&str]) -> Output {
         let mut inside = Command::new("nsenter");
         inside
-            .args(["--all", "--target", &self.init.to_string(), "--"])
+            .args(["--all", "--target", &self.init().to_string(), "--"])
             .args(command)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -281,12 +290,12 @@ impl Host {
 
     /// Has this thread, and those that it starts, use the host's network.
     pub(crate) fn enter_network(&self) {
-        enter_network(self.init);
+        enter_network(self.init());
     }
 
     /// The host's processes of this name whose parent is its first process: services' main ones.
     pub(crate) fn services(&self, name: &str) -> Vec<u32> {
-        children(self.init)
+        children(self.init())
             .into_iter()
             .filter(|pid| process::name(*pid) == name && !process::is_over(*pid))
             .collect()
@@ -295,7 +304,7 @@ impl Host {
     /// How much CPU its first process has used.
     pub(crate) fn init_cpu(&self) -> Duration {
         // /proc/PID/stat: utime and stime, the 12th and 13th behind the name, in hundredths.
-        let stat = process::stat(self.init).expect("the first process");
+        let stat = process::stat(self.init()).expect("the first process");
         let ticks: u64 = stat[11..13]
             .iter()
             .map(|it| it.parse::<u64>().expect("ticks"))
@@ -330,10 +339,10 @@ impl Host {
             assert!(status.is_ok_and(|status| status.success()), "ip {words}");
         };
         ip(
-            self.init,
+            self.init(),
             &format!("link add {name} type veth peer name there netns {pid}"),
         );
-        for (at, link, last) in [(self.init, &*name, 1), (pid, "there", 2)] {
+        for (at, link, last) in [(self.init(), &*name, 1), (pid, "there", 2)] {
             ip(at, &format!("addr add 10.77.{number}.{last}/24 dev {link}"));
             ip(
                 at,
@@ -348,16 +357,16 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         // All its processes end with the first one.
-        let first = if self.init == 0 {
-            self.outer.id()
-        } else {
-            self.init
+        let first = match self.init() {
+            0 => self.outer().id(),
+            init => init,
         };
         let _ = kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL);
         let end = Instant::now() + COMMAND;
-        while matches!(self.outer.try_wait(), Ok(None)) {
+        let mut outer = self.outer();
+        while matches!(outer.try_wait(), Ok(None)) {
             if Instant::now() > end {
-                let _ = self.outer.kill();
+                let _ = outer.kill();
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -1,25 +1,23 @@
-//! Applications of a Debian 13 host, RabbitMQ and ejabberd with their own units: their place with epmd is
-//! taken over, and whatever happens to the daemon or to Erlang's package, they run on and are registered.
+//! Applications of a host, RabbitMQ and ejabberd with their own units: their place with epmd is taken
+//! over, and whatever happens to the daemon or to Erlang's package, they run on and are registered.
 //!
 //! ejabberd requires epmd.service, RabbitMQ wants epmd.socket.
-
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::common::host::process;
-use super::common::nspawn::Release;
-use super::common::wait_for;
-use super::{Service, on_a_stock_host_of, program, signal};
+use super::common::nspawn::{LONG, Release};
+use super::common::{wait_for, wait_within};
+use super::{Service, on_a_stock_host, program, signal};
 
 /// The applications' units, and their nodes' names.
 const APPLICATIONS: [(&str, &str); 2] = [("rabbitmq-server", "rabbit"), ("ejabberd", "ejabberd")];
-/// How long they may take to start, on a busy machine.
-const START: Duration = Duration::from_secs(240);
 
 /// Something that happens on a host, and is no business of the applications.
 type Event = (&'static str, fn(&Service<'_>));
+
+const NEW_ERLANG: &str = "a new erlang-base";
 
 const EVENTS: [Event; 10] = [
     ("restart", |service| service.systemctl("restart")),
@@ -53,17 +51,13 @@ const EVENTS: [Event; 10] = [
         service.install(&[&program()[..], b"new"].concat(), "/usr/bin/epmd");
         service.systemctl("restart");
     }),
-    ("a new erlang-base", |service| {
+    (NEW_ERLANG, |service| {
         // As `apt-get install --reinstall` does it, of a package that is there already.
         service.must("dpkg --install /var/cache/apt/archives/erlang-base_*.deb");
         assert_eq!(
             service.must("epmd -version | cut -d' ' -f1"),
             "hardened-epmd\n"
         );
-        // Its script has told the daemon to end.
-        wait_for("the daemon", || {
-            (service.property("ActiveState") == "active").then_some(())
-        });
     }),
     ("daemon-reexec and SIGKILL", |service| {
         service.must("systemctl daemon-reexec");
@@ -98,24 +92,22 @@ fn are_registered(service: &Service<'_>) -> bool {
 /// Starts the applications as a boot does, with the epmd that comes with Erlang.
 fn start_applications(service: &Service<'_>) {
     service.must("systemctl start --no-block rabbitmq-server ejabberd");
-    let end = Instant::now() + START;
-    let is_up = || {
+    wait_until_up(service);
+}
+
+/// Waits until the applications are up and registered.
+fn wait_until_up(service: &Service<'_>) {
+    wait_within(LONG, "the applications to be up", || {
         let state = service.must("systemctl is-active rabbitmq-server ejabberd || :");
-        state == "active\nactive\n" && are_registered(service)
-    };
-    while !is_up() {
-        if Instant::now() > end {
-            panic!("{}", service.must("journalctl --no-pager -n 100"));
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+        (state == "active\nactive\n" && are_registered(service)).then_some(())
+    });
 }
 
 #[test]
 fn applications_run_on_whatever_happens_to_the_daemon() {
-    on_a_stock_host_of(Release::Debian13, |service| {
+    on_a_stock_host(|service| {
         start_applications(service);
-        let pids = main_pids(service);
+        let mut pids = main_pids(service);
         service.must("dpkg-divert --quiet --local --rename --add /usr/bin/epmd");
         service.install_ours();
         service.must(super::takeover::COMMAND);
@@ -126,6 +118,11 @@ fn applications_run_on_whatever_happens_to_the_daemon() {
             wait_for("the daemon", || {
                 (service.property("ActiveState") == "active").then_some(())
             });
+            if event == NEW_ERLANG && Release::under_test() == Release::Debian12 {
+                // Its scripts stop both by name, and start them again.
+                wait_until_up(service);
+                pids = main_pids(service);
+            }
             assert!(are_registered(service), "{event}");
             assert_eq!(main_pids(service), pids, "{event}");
         }
@@ -133,5 +130,37 @@ fn applications_run_on_whatever_happens_to_the_daemon() {
             service.must("systemctl is-active epmd.service || :"),
             "active\n"
         );
+    });
+}
+
+/// With Debian's own units enabled, as its packages leave them, from before ours came.
+#[test]
+fn a_reboot_brings_ours_up_and_the_applications_with_it() {
+    on_a_stock_host(|service| {
+        service.must("systemctl enable --quiet epmd.service rabbitmq-server ejabberd 2>&1");
+        service.must("dpkg-divert --quiet --local --rename --add /usr/bin/epmd");
+        service.install_ours();
+        service.must(super::takeover::COMMAND);
+        service.reboot();
+        service.enter_network();
+        wait_until_up(service);
+        assert_eq!(
+            service.must("systemctl is-enabled epmd.socket epmd@.socket || :"),
+            "masked\nmasked\n"
+        );
+        assert_eq!(
+            service.must("systemctl is-active hardened-epmd epmd.service epmd.socket || :"),
+            "active\nactive\ninactive\n"
+        );
+        // Nobody else has the port, nor has had it since the boot.
+        let daemon = service.property("MainPID");
+        assert_eq!(service.must("pgrep -x epmd"), format!("{daemon}\n"));
+        let listening = service.must("ss -Hltnp 'sport = :4369'");
+        assert!(!listening.is_empty());
+        for socket in listening.lines() {
+            assert!(socket.contains(&format!("pid={daemon},")), "{socket}");
+        }
+        let messages = service.must("journalctl --no-pager -o cat -b -u '*epmd*'");
+        assert!(!messages.contains("took back"), "{messages}");
     });
 }

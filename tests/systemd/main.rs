@@ -46,7 +46,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::host::process;
-use common::nspawn::{Host, Release};
+use common::nspawn::Host;
 use common::wire::{Answer, Node, ask, frame, register};
 use common::{connect, wait_for};
 
@@ -99,15 +99,10 @@ fn on_a_host(test: impl FnOnce(&Service<'_>) + Send) {
     });
 }
 
-/// Runs a test on a host of its own, in the host's network, where stock epmd is installed as the machine
-/// has it, and not started.
+/// Runs a test on a host of its own, in the host's network, where stock epmd is installed as Debian's
+/// package does it, and not started.
 fn on_a_stock_host(test: impl FnOnce(&Service<'_>) + Send) {
-    on_a_stock_host_of(Release::under_test(), test);
-}
-
-/// As [`on_a_stock_host`], with a Debian of this release.
-fn on_a_stock_host_of(release: Release, test: impl FnOnce(&Service<'_>) + Send) {
-    let host = Host::boot_release(release);
+    let host = Host::boot();
     let service = Service { host: &host };
     service.write_file("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf");
     host.must("systemd-sysusers");

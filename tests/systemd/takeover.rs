@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::common::nspawn::Release;
 use super::common::wait_for;
 use super::load::{Nodes, Tally, under_load};
-use super::{PORT, Service, local, lookup, on_a_stock_host, on_a_stock_host_of, unknown};
+use super::{PORT, Service, local, lookup, on_a_stock_host, unknown};
 
 /// What an operator types, once ours is installed (README, docs/operating.md).
 pub(super) const COMMAND: &str = "systemctl enable --quiet --now hardened-epmd";
@@ -148,8 +147,7 @@ fn killed_at(service: &Service<'_>, call: &str, when: u32) {
 /// Killed at any instant: the old one goes on, or the new one has everything.
 #[test]
 fn a_takeover_that_is_killed_under_its_unit_loses_nothing() {
-    // strace comes from this machine's /usr.
-    on_a_stock_host_of(Release::Debian12, |service| {
+    on_a_stock_host(|service| {
         start_by_hand(service);
         let stock = epmds(service);
         let nodes = Nodes::register("node", 20);
@@ -185,8 +183,7 @@ fn a_takeover_that_is_killed_under_its_unit_loses_nothing() {
 
 #[test]
 fn a_takeover_that_is_killed_at_its_very_end_has_done_everything() {
-    // strace comes from this machine's /usr.
-    on_a_stock_host_of(Release::Debian12, |service| {
+    on_a_stock_host(|service| {
         start_by_hand(service);
         let stock = epmds(service);
         let nodes = Nodes::register("node", 20);
