@@ -9,7 +9,7 @@ const FILE: &str = "/etc/epmd.toml";
 const ENVIRONMENT: &str = "/etc/default/epmd";
 /// The mistake in it stands in line 2, from column 10 on.
 const BAD: &str = "[access]\nallow = [10]\n";
-const BAD_AT: &str = "epmd: /etc/epmd.toml:2:10: ";
+const BAD_AT: &str = "/etc/epmd.toml:2:10: ";
 
 /// The two variables that most hosts need.
 #[test]

@@ -91,23 +91,13 @@ impl Visit for Message {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// A message for where lines begin with epmd's name anyway: what is wrong with the settings is told as it is
-/// on stderr at the start, with the name before each mistake.
-fn without_name(message: &str) -> String {
-    const NAME: &str = "epmd: ";
-    let rest = message.strip_prefix(NAME).unwrap_or(message);
-    rest.replace(&format!("\n{NAME}"), "\n")
-}
-
 /// One line of text, as stock epmd begins it.
 pub(super) struct Text(pub(super) Out);
 
 impl<S: Subscriber> Layer<S> for Text {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         // Only a note has several lines; what is indented is none of its own.
-        let message = without_name(&Message::of(event))
-            .trim_end()
-            .replace('\n', "\n    ");
+        let message = Message::of(event).trim_end().replace('\n', "\n    ");
         (self.0)(format!("{} epmd: {message}\n", time()).as_bytes());
     }
 }
@@ -124,7 +114,7 @@ impl<S: Subscriber> Layer<S> for Syslog {
             Level::DEBUG | Level::TRACE => Severity::LOG_DEBUG,
         };
         // A newline is no more than a strange character to syslog.
-        for line in without_name(&Message::of(event)).lines() {
+        for line in Message::of(event).lines() {
             let priority = Priority::new(severity, Facility::LOG_DAEMON);
             // There is nowhere to say that it failed.
             let _ = nix::syslog::syslog(priority, line);

@@ -117,7 +117,7 @@ impl Reload {
     /// Gives the daemon's status in a line, as the next one does.
     fn leave_in_force(&self, errors: &Errors) -> String {
         let log = &self.server.log;
-        log.note(Level::Error, errors.to_string());
+        log.note(Level::Error, errors.for_log());
         let status = errors.not_in_force("not reloaded");
         log.note(Level::Error, status.clone());
         status
