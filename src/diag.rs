@@ -1,5 +1,5 @@
 //! Which sockets there are in this network namespace, as the kernel says (sock_diag(7)): who listens on a
-//! port, whether there is a socket with these two ends, and which user's it is.
+//! port or has it otherwise, whether there is a socket with these two ends, and which user's it is.
 //!
 //! A question and its answers as bytes, and one netlink socket for both. /proc/net/tcp has the same, but
 //! takes seconds where many connections rest in TIME_WAIT. Which of the kernel's uids can be believed is
@@ -43,10 +43,42 @@ pub struct Connected {
     pub uid: Option<u32>,
 }
 
+/// A socket that has a port as its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its own end.
+    pub near: SocketAddr,
+    /// The other one; of no meaning where it is not connected.
+    pub far: SocketAddr,
+    /// What it does with the port.
+    pub state: State,
+    /// As in [`Connected`].
+    pub inode: u64,
+    /// As in [`Connected`].
+    pub uid: Option<u32>,
+}
+
+/// What a socket does with its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It listens.
+    Listens,
+    /// Nothing: it is bound, and neither listens nor is connected.
+    Bound,
+    /// It is connected, or about to be.
+    Connected,
+    /// It is nobody's any more: TIME_WAIT.
+    Lingers,
+}
+
 /// `SOCK_DIAG_BY_FAMILY`, linux/sock_diag.h.
 const BY_FAMILY: u16 = 20;
 /// `TCP_LISTEN` as a bit among states, and as a state.
 const LISTEN: u8 = 10;
+/// The states of sockets that nobody has any more, and of those that are bound and no more than that (of
+/// which Linux 6.8 and later tell).
+const TIME_WAIT: u8 = 6;
+const CLOSE: u8 = 7;
 /// The length of a message's head, `struct nlmsghdr`.
 const HEAD: usize = 16;
 /// The most bytes that the kernel puts into one answer (netlink(7)), with room to spare.
@@ -59,21 +91,36 @@ const PATIENCE: i64 = 2;
 /// # Errors
 /// What the kernel says, also that it can't be asked so.
 pub fn listening_on(port: u16) -> io::Result<Vec<Listening>> {
-    let mut all = Vec::new();
     let sight = Sight::own();
+    all_on(port, 1_u32 << LISTEN, |found| listening(found, &sight))
+}
+
+/// All sockets that have this TCP port as their own. Those that are bound and do nothing, kernels before
+/// 6.8 do not tell.
+///
+/// # Errors
+/// As [`listening_on`].
+pub fn held_on(port: u16) -> io::Result<Vec<Held>> {
+    let sight = Sight::own();
+    all_on(port, u32::MAX, |found| Some(held(found, &sight)))
+}
+
+/// What there is to see of all sockets in one of these states that have this port, of both families.
+fn all_on<T>(port: u16, states: u32, seen: impl Fn(&Found) -> Option<T>) -> io::Result<Vec<T>> {
+    let mut all = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).unwrap_or_default();
         let netlink = netlink()?;
         send(
             netlink.as_raw_fd(),
-            &question(family, port),
+            &question(family, port, states),
             MsgFlags::empty(),
         )?;
         let mut buffer = vec![0; MOST];
         loop {
             let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let answer = buffer.get(..count).unwrap_or_default();
-            if read(answer, port, &sight, &mut all)? {
+            if read(answer, port, &seen, &mut all)? {
                 break;
             }
         }
@@ -230,9 +277,9 @@ impl Asker {
 /// What is said of bytes that no kernel sends.
 const NO_SENSE: &str = "the kernel's answer makes no sense";
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`: all that listen on this port.
-fn question(family: u8, port: u16) -> Vec<u8> {
-    let mut bytes = head(family, libc::NLM_F_DUMP, 1_u32 << LISTEN, 0);
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`: all that have this port, in these states.
+fn question(family: u8, port: u16, states: u32) -> Vec<u8> {
+    let mut bytes = head(family, libc::NLM_F_DUMP, states, 0);
     bytes.extend(port.to_be_bytes());
     bytes.resize(LENGTH, 0); // any other end
     bytes
@@ -292,7 +339,12 @@ fn head(family: u8, flags: i32, states: u32, number: u32) -> Vec<u8> {
 }
 
 /// Reads the messages of one answer; true where the last one was among them.
-fn read(mut answer: &[u8], port: u16, sight: &Sight, all: &mut Vec<Listening>) -> io::Result<bool> {
+fn read<T>(
+    mut answer: &[u8],
+    port: u16,
+    seen: impl Fn(&Found) -> Option<T>,
+    all: &mut Vec<T>,
+) -> io::Result<bool> {
     const DONE: i32 = libc::NLMSG_DONE;
     const ERROR: i32 = libc::NLMSG_ERROR;
     while let Some(message) = message(answer) {
@@ -303,7 +355,10 @@ fn read(mut answer: &[u8], port: u16, sight: &Sight, all: &mut Vec<Listening>) -
                 let number = body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
                 return Err(io::Error::from_raw_os_error(number.saturating_neg()));
             }
-            _ => all.extend(listening(body, sight).filter(|l| l.address.port() == port)),
+            _ => {
+                let found = found(body).filter(|found| found.ends.0.port() == port);
+                all.extend(found.as_ref().and_then(&seen));
+            }
         }
         answer = next;
     }
@@ -349,13 +404,28 @@ fn found(body: &[u8]) -> Option<Found> {
 }
 
 /// A socket that listens, where a message is of one.
-fn listening(body: &[u8], sight: &Sight) -> Option<Listening> {
-    let found = found(body).filter(|found| found.state == LISTEN)?;
-    Some(Listening {
+fn listening(found: &Found, sight: &Sight) -> Option<Listening> {
+    (found.state == LISTEN).then(|| Listening {
         address: found.ends.0,
         inode: found.inode.into(),
         uid: sight.user(found.uid, found.inode),
     })
+}
+
+/// A socket, whatever it does.
+fn held(found: &Found, sight: &Sight) -> Held {
+    Held {
+        near: found.ends.0,
+        far: found.ends.1,
+        state: match found.state {
+            LISTEN => State::Listens,
+            CLOSE => State::Bound,
+            TIME_WAIT => State::Lingers,
+            _ => State::Connected,
+        },
+        inode: found.inode.into(),
+        uid: sight.user(found.uid, found.inode),
+    }
 }
 
 /// The ends that a `struct inet_diag_msg` names: the socket's own and the other one.
@@ -442,6 +512,52 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_tells_who_else_has_a_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, far) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let of_client = held_on(near.port()).unwrap();
+        assert_eq!(of_client.len(), 1);
+        assert_eq!(of_client[0].state, State::Connected);
+        assert_eq!((of_client[0].near, of_client[0].far), (near, far));
+        assert_eq!(of_client[0].uid, Some(nix::unistd::getuid().as_raw()));
+        let of_listener = held_on(far.port()).unwrap();
+        let listens = of_listener.iter().find(|h| h.state == State::Listens);
+        assert_eq!(listens.unwrap().inode, inode(&listener));
+        // Who closes first lets the port linger.
+        let served = listener.accept().unwrap().0;
+        drop(client);
+        drop(served);
+        let lingers = || {
+            let held = held_on(near.port()).unwrap();
+            held.first()
+                .is_some_and(|held| held.state == State::Lingers)
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !lingers() {
+            assert!(std::time::Instant::now() < end, "it does not linger");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_kernel_tells_of_a_socket_that_is_bound_alone_if_it_is_new_enough() {
+        use socket2::{Socket, Type};
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let any: SocketAddr = any.parse().unwrap();
+            let bound = Socket::new(Domain::for_address(any), Type::STREAM, None).unwrap();
+            if bound.bind(&any.into()).is_err() {
+                continue; // there is no IPv6
+            }
+            let near = bound.local_addr().unwrap().as_socket().unwrap();
+            // Before Linux 6.8 nobody can tell.
+            if let [held] = held_on(near.port()).unwrap()[..] {
+                assert_eq!((held.near, held.state), (near, State::Bound));
+            }
+        }
+    }
+
+    #[test]
     fn the_kernel_tells_whether_a_connection_is_there() {
         let mut asker = Asker::new().unwrap();
         for any in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
@@ -476,20 +592,19 @@ mod tests {
     #[test]
     fn what_is_no_answer_of_the_kernel_is_an_error_and_no_loop() {
         let mut all = Vec::new();
+        let seen = |found: &Found| listening(found, &Sight::own());
         for bytes in [&[1][..], &[0; 16], &[255; 100], &[8, 0, 0, 0, 3, 0, 0, 0]] {
-            assert!(
-                read(bytes, 1, &Sight::own(), &mut all).is_err(),
-                "{bytes:?}"
-            );
+            assert!(read(bytes, 1, seen, &mut all).is_err(), "{bytes:?}");
         }
         let mut error = 20_u32.to_ne_bytes().to_vec();
         error.extend(2_u16.to_ne_bytes());
         error.extend([0; 10]);
         error.extend((-libc::ENOENT).to_ne_bytes());
-        let error = read(&error, 1, &Sight::own(), &mut all).unwrap_err();
+        let error = read(&error, 1, seen, &mut all).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
         for length in 0..100 {
-            assert_eq!(listening(&vec![0; length], &Sight::own()), None);
+            let found = found(&vec![0; length]);
+            assert!(found.as_ref().and_then(seen).is_none());
         }
         assert!(all.is_empty());
     }

@@ -9,6 +9,7 @@ pub mod lent;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+mod process;
 pub mod server;
 mod start;
 pub mod systemd;

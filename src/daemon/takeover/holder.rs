@@ -1,20 +1,16 @@
 //! Who holds epmd's port: processes, and the descriptors by which they do.
 //!
 //! Asks the kernel which sockets listen where ours are to listen (`diag`), and looks for them among the
-//! descriptors of all processes that can be seen. It only looks. Called by `takeover`.
+//! descriptors of all processes that can be seen (`process`). It only looks. Called by `takeover`.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-use crate::core::audit::escape;
+use crate::daemon::process;
+pub(super) use crate::daemon::process::{MANAGER, Process, sockets};
 use crate::diag::{self, Listening};
-
-/// Process 1, which holds the sockets of socket units, and what is in the descriptor store.
-pub(super) const MANAGER: i32 = 1;
 
 /// A process that holds the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,38 +18,6 @@ pub(super) struct Holder {
     pub(super) process: Process,
     /// Its sockets, with the numbers that they have there.
     pub(super) sockets: Vec<(RawFd, Listening)>,
-}
-
-/// A process as one calls it: `pid 4711 (epmd)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) pid: i32,
-    /// What runs there, escaped.
-    pub(super) program: String,
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {} ({})", self.pid, self.program)
-    }
-}
-
-impl Process {
-    pub(super) fn of(pid: i32) -> Self {
-        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let name = name.strip_suffix(b"\n").unwrap_or(&name);
-        Self {
-            pid,
-            program: escape(name).to_string(),
-        }
-    }
-
-    /// A field of its /proc/PID/status.
-    pub(super) fn status(&self, field: &str) -> Option<String> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-        Some(line.strip_prefix(':')?.trim().to_owned())
-    }
 }
 
 /// Whose the port is.
@@ -83,7 +47,7 @@ pub(super) fn of_port(plan: &[IpAddr], port: u16) -> io::Result<Port> {
     }
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let mut holders = BTreeMap::new();
-    for pid in processes()? {
+    for pid in process::all()? {
         // Others' descriptors can't be seen by everybody, and a process may be gone by now.
         let Ok(sockets) = sockets(pid) else {
             continue;
@@ -152,37 +116,6 @@ fn is_in_the_way(address: IpAddr, plan: &[IpAddr]) -> bool {
             a.is_unspecified() && same_family(a) || address.is_unspecified() && same_family(a)
         })
         || (address.is_unspecified() && address.is_ipv6())
-}
-
-/// The numbers of all processes that can be seen.
-fn processes() -> io::Result<Vec<i32>> {
-    let names =
-        fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.parse().ok()).collect())
-}
-
-/// A process's sockets: their numbers there, and their inodes.
-///
-/// # Errors
-/// Where it is gone, or its descriptors can't be seen.
-pub(super) fn sockets(pid: i32) -> io::Result<BTreeMap<RawFd, u64>> {
-    let mut sockets = BTreeMap::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let entry = entry?;
-        // Between the two, a descriptor may be closed.
-        let Ok(link) = fs::read_link(entry.path()) else {
-            continue;
-        };
-        let inode = link
-            .to_str()
-            .and_then(|link| link.strip_prefix("socket:["))
-            .and_then(|link| link.strip_suffix(']')?.parse().ok());
-        let number = entry.file_name().to_str().and_then(|n| n.parse().ok());
-        if let (Some(number), Some(inode)) = (number, inode) {
-            sockets.insert(number, inode);
-        }
-    }
-    Ok(sockets)
 }
 
 #[cfg(test)]
