@@ -144,8 +144,16 @@ fn it_starts_on_a_host_without_ipv6() {
         ("10.77.0.1", "10.77.0.1 127.0.0.1 127.0.1.1"),
     ] {
         assert_listens(&server, list, v4s);
+        // Who has named it hears that it is not there; for everybody else a host without IPv6 is as it
+        // should be, and that is a remark at -d.
+        let words = "not listening on ::1: this host does not have it";
         let service = told(&server, list).start();
-        service.wait_until_said("not listening on ::1: this host does not have it");
+        service.wait_until_said("serving ");
+        service.reload(EVERYONE);
+        assert_eq!(service.said().contains(words), list == "::1", "{list}");
+        drop(service);
+        let service = told(&server, list).arguments(&["-d"]).start();
+        service.wait_until_said(words);
     }
     // Whether there is anything at the other wildcard is for the kernel to say; it starts.
     let service = told(&server, "::").start();
@@ -306,6 +314,43 @@ fn a_wildcard_does_not_listen_around_a_stranger() {
         let place = SocketAddr::new(wildcard.parse().unwrap(), EPMD);
         let words = format!("epmd: can't listen on {place}: another program has that port");
         assert!(output.stderr.starts_with(&words), "{address}: {output:?}");
+    }
+}
+
+/// Whether the kernel tells of sockets that are bound and do no more: from Linux 6.8 on.
+fn kernel_tells_of_bound_sockets() -> bool {
+    let release = nix::sys::utsname::uname().unwrap();
+    let release = release.release().to_str().unwrap().to_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse().ok());
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    number >= (6, 8)
+}
+
+/// /proc shows nothing of such a socket.
+#[test]
+fn a_port_that_is_bound_and_not_listened_on_is_told_with_its_program() {
+    let [host] = network(["host"]);
+    for address in addresses("127.0.0.1 ::1 10.77.0.1 0.0.0.0") {
+        let place = SocketAddr::new(address, EPMD);
+        let bound = host.enter(|| {
+            let socket = Socket::new(Domain::for_address(place), Type::STREAM, None).unwrap();
+            socket.bind(&place.into()).unwrap();
+            socket
+        });
+        for mode in [&[][..], &["-daemon"]] {
+            let output = told(&host, "").arguments(mode).run();
+            let what = format!("{place}, {mode:?}: {output:?}");
+            assert_eq!(output.status, Some(1), "{what}");
+            let words = if kernel_tells_of_bound_sockets() {
+                let own = std::process::id();
+                format!("(pid {own}) has bound {place} and does not listen there; end it")
+            } else {
+                "a program has that port, and neither listens there".to_owned()
+            };
+            assert!(output.stderr.contains(&words), "{what}");
+        }
+        drop(bound);
+        let _service = told(&host, "").start();
     }
 }
 
@@ -549,9 +594,13 @@ fn a_family_whose_sockets_are_refused_is_done_without() {
                     &inject,
                 ])
                 .start_unasked();
-            service.wait_until_said(&format!("not listening on {lost}: "));
             service.wait_until_said("serving ");
             assert_eq!(listeners(&service), addresses(left), "{error}");
+            // A kernel without IPv6 is nothing to warn of; one that refuses it is.
+            let words = format!("not listening on {lost}: ");
+            let is_news = (error, lost) != ("EAFNOSUPPORT", "::");
+            service.reload(EVERYONE);
+            assert_eq!(service.said().contains(&words), is_news, "{error}");
         }
         let inject = format!("inject=socket:error={error}");
         let output = told(&host, "")

@@ -28,6 +28,27 @@ pub(super) fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
+/// Whether this name is one of a descriptor: /dev/stdin, /dev/fd/63 (`<(...)` of a shell), or a link to
+/// such. What it leads to is another thing, or nothing, once the daemon has let go of who started it.
+pub(super) fn is_descriptor(path: &Path) -> bool {
+    /// As many links as the kernel follows.
+    const LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let Some(folder) = path.parent().and_then(|f| fs::canonicalize(f).ok()) else {
+            return false;
+        };
+        if folder.starts_with("/proc") && folder.ends_with("fd") {
+            return true;
+        }
+        let Ok(target) = fs::read_link(&path) else {
+            return false;
+        };
+        path = folder.join(target);
+    }
+    false
+}
+
 /// Reads the file at `path`, which the operator called `name`.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 use serde::{Deserialize, Serialize};
 
-use super::diagnostic::{Errors, Problem, Text};
+use super::diagnostic::{Errors, Problem, Text, show_path};
 use super::settings::{DEFAULT_FILE, Settings};
 use super::table::{KEYS, Key};
 use super::types::Giver;
@@ -57,6 +57,8 @@ pub struct Sources {
     default_file: PathBuf,
     /// What relative names of files start from: `-daemon` changes the working directory later.
     folder: PathBuf,
+    /// The file was a descriptor's, and is read no more.
+    spent: bool,
 }
 
 impl Sources {
@@ -68,7 +70,31 @@ impl Sources {
             default_file: DEFAULT_FILE.into(),
             // Where there is no working directory, a relative name can't be opened either way.
             folder: std::env::current_dir().unwrap_or_default(),
+            spent: false,
         }
+    }
+
+    /// To be called once the daemon's settings are read. Where they come by way of a descriptor
+    /// (`-config /dev/stdin`, `-config <(...)`), they can't be had again, and what is read there later may
+    /// be anything: it gives what to say of that, and reading again is a mistake from now on.
+    pub fn let_go(&mut self) -> Option<String> {
+        let name = self.named()?;
+        if !read::is_descriptor(&self.folder.join(name)) {
+            return None;
+        }
+        let said = format!(
+            "the settings came by way of a descriptor ({}), which can't be read again: SIGHUP changes nothing; \
+             name a file to change them while epmd runs",
+            show_path(name)
+        );
+        self.spent = true;
+        Some(said)
+    }
+
+    /// The file that was named, if one was.
+    fn named(&self) -> Option<&Path> {
+        let named = self.options.config.as_deref();
+        named.or(self.environment.config.as_deref())
     }
 
     /// Reads the file, where there is one, and checks everything.
@@ -132,8 +158,7 @@ impl Sources {
     /// The file that would be read, where it is there and this user may not read it.
     #[must_use]
     pub fn kept_from_this_user(&self) -> Option<PathBuf> {
-        let named = self.options.config.as_deref();
-        let named = named.or(self.environment.config.as_deref());
+        let named = self.named();
         let path = named.map_or_else(|| self.default_file.clone(), |name| self.folder.join(name));
         let here = AtFlags::AT_EACCESS;
         let may = faccessat(AT_FDCWD, &path, AccessFlags::R_OK, here);
@@ -142,9 +167,10 @@ impl Sources {
 
     /// The file that is in force, opened and read, with its full name.
     fn read(&self) -> ReadFile {
-        let named = self.options.config.as_deref();
-        let named = named.or(self.environment.config.as_deref());
-        if let Some(name) = named {
+        if let Some(name) = self.named() {
+            if self.spent {
+                return Err(vec![Problem::new(show_path(name), SPENT)]);
+            }
             let path = self.folder.join(name);
             // Who typed the name knows where it stands; of a variable one may not even know that it is set.
             let by = match self.options.config {
@@ -220,6 +246,10 @@ impl Snapshot {
         Ok(serde_json::from_slice(bytes)?)
     }
 }
+
+/// What is wrong with a descriptor's file at a reload.
+const SPENT: &str =
+    "this came by way of a descriptor, and can't be read again; expected the name of a file";
 
 /// A file that was read, or what is wrong with it; `None` is no file.
 type ReadFile = Result<Option<(PathBuf, Text)>, Vec<Problem>>;

@@ -4,14 +4,14 @@
 //! it was. Called by `main`, which also lends the question whether a port's holder is an epmd (that is
 //! the client's, and `daemon` knows no tools).
 
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+mod sockets;
+
+use std::io;
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use super::detach::{self, Side};
-use super::listen::holder::Holders;
-use super::listen::{self, Bound, ListenError};
+use super::listen::{self, Bound};
 use super::log::{self, Level, Log};
 use super::server::budget::{self, Budget};
 use super::server::{self, Carried, Keeping, Start, signals};
@@ -23,15 +23,8 @@ use crate::config::{Errors, Limits, Mode, Settings, Snapshot, Sources};
 use crate::core::status::CONTROL_SOCKET;
 use crate::exit::{Exit, complain};
 use crate::sys;
-
-/// How long a service waits for a port that somebody else holds.
-const PATIENCE_WITH_A_HOLDER: Duration = Duration::from_secs(5);
-/// How long it waits between two tries.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
-
-/// Asks whether an epmd runs on a port of this host: at loopback, and then at these addresses, as far as
-/// they are this host's own. The error says what came of it otherwise.
-pub type Ask = fn(u16, &[IpAddr]) -> io::Result<()>;
+pub use sockets::Ask;
+use sockets::{adopted, sockets};
 
 /// Starts the daemon, and returns when it has ended. In the background it lets go of who started it when
 /// it serves, so that who started it hears of all that can fail before.
@@ -50,7 +43,7 @@ pub fn run_in_place(mode: Mode, sources: Sources, ask: Ask, force: Force) -> Exi
     }
 }
 
-fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Result<(), Exit> {
+fn start(mode: Mode, mut sources: Sources, ask: Ask, takeover: Option<Force>) -> Result<(), Exit> {
     signals::prepare().map_err(|error| {
         complain(format_args!("epmd: can't set what signals do: {error}"));
         Exit::Failure
@@ -68,6 +61,7 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         return Ok(());
     }
     let mut loaded = settings(read, inherited.as_ref())?;
+    let spent = sources.let_go();
     if mode == Mode::Daemon {
         // Not before the settings are read: their file may be one of these (`-config <(...)`).
         sys::close_inherited();
@@ -88,7 +82,7 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         Bound {
             mut listeners,
             mut activated,
-            mut notes,
+            notes,
         },
         carried,
     ) = match taken {
@@ -112,6 +106,7 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
         snapshot,
         complaint,
     } = loaded;
+    let (mut notes, remarks) = notes.for_who_asked(settings.listen.as_deref());
     let room = Room {
         descriptors,
         connections: room_for_registrations(
@@ -139,8 +134,11 @@ fn start(mode: Mode, sources: Sources, ask: Ask, takeover: Option<Force>) -> Res
     for warning in settings.warnings() {
         log.note(Level::Warning, warning.what);
     }
-    for note in notes {
+    for note in spent.into_iter().chain(notes) {
         log.note(Level::Warning, note);
+    }
+    for remark in remarks.into_iter().filter(|_| settings.debug > 0) {
+        log.note(Level::Debug, remark);
     }
     if let Some(complaint) = &complaint {
         log.note(Level::Error, complaint.clone());
@@ -177,31 +175,6 @@ fn taken_over(settings: &mut Settings, mut taken: Taken) -> Result<(Bound, Carri
         arrivals: taken.unasked,
     };
     Ok((adopted(settings, taken.listeners)?, carried))
-}
-
-/// Listening sockets that another epmd has made. They are served as they are, until the next start; they
-/// may listen on more than the operator asked for.
-fn adopted(settings: &mut Settings, listeners: Vec<TcpListener>) -> Result<Bound, Exit> {
-    settings.rules.served = served(settings);
-    for listener in &listeners {
-        listen::adopt(listener).map_err(|error| {
-            complain(format_args!(
-                "epmd: can't go on listening where another epmd did: {error}"
-            ));
-            Exit::Failure
-        })?;
-    }
-    Ok(Bound {
-        listeners,
-        ..Bound::default()
-    })
-}
-
-/// The only addresses that are served where sockets that others have made listen on more: those that we
-/// would have listened on ourselves.
-fn served(settings: &Settings) -> Option<Vec<IpAddr>> {
-    let listen = settings.listen.as_deref()?;
-    Some(listen::plan(Some(listen)))
 }
 
 /// Where the control socket is to be: an epmd that erl starts inside an application's unit must not
@@ -320,62 +293,6 @@ fn keep(
     }
 }
 
-/// The listening sockets: a socket unit's, where there is one, with loopback beside them; else our own,
-/// from before a restart as far as they are what the settings say.
-fn sockets(
-    mode: Mode,
-    settings: &mut Settings,
-    mut inherited: Option<&mut Inherited>,
-    ask: Ask,
-) -> Result<Bound, Exit> {
-    let mut ours = Vec::new();
-    if let Some(inherited) = &mut inherited {
-        ours = std::mem::take(&mut inherited.listeners);
-        if inherited.is_taken_over() && !ours.is_empty() {
-            // What another epmd listened on is served as it is, until the next start.
-            return adopted(settings, ours);
-        }
-        let activated = std::mem::take(&mut inherited.activated);
-        if !activated.is_empty() {
-            // They may listen on more than the operator asked for.
-            settings.rules.served = served(settings);
-            let (bound, others) = listen::beside_activated(activated, ours, settings.port);
-            systemd::give_up_listeners(others);
-            return Ok(bound);
-        }
-    }
-    let plan = listen::plan(settings.listen.as_deref());
-    let (mut ours, others) = listen::in_plan(ours, &plan, settings.port);
-    if let Some(inherited) = inherited.filter(|_| !others.is_empty()) {
-        let beside = listen::bind_beside(&others, &plan, settings.port, &ours);
-        inherited.arrivals.extend(listen::empty(&others));
-        systemd::give_up_listeners(others);
-        if let Ok(mut bound) = beside {
-            bound.listeners.append(&mut ours);
-            return Ok(bound.with_own_queues(mode == Mode::Systemd));
-        }
-        // What is wrong with them shows when they are bound by themselves.
-    }
-    let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
-    loop {
-        match listen::bind(&plan, settings.port, &ours) {
-            Ok(mut bound) => {
-                bound.listeners.append(&mut ours);
-                return Ok(bound.with_own_queues(mode == Mode::Systemd));
-            }
-            // systemd would start it again at once, and again: rather wait here for the port.
-            Err(ListenError::Taken(_)) if mode == Mode::Systemd && Instant::now() < deadline => {
-                std::thread::sleep(TRY_AGAIN);
-            }
-            Err(ListenError::Taken(address)) => return Err(taken(mode, address, ask)),
-            Err(error) => {
-                complain(format_args!("epmd: {error}"));
-                return Err(Exit::Failure);
-            }
-        }
-    }
-}
-
 /// Whether an epmd runs on the port already, in silence. Only loopback is asked: an address of the plan
 /// may be another host's.
 fn runs_already(read: &Read, sources: &Sources, ask: Ask) -> bool {
@@ -385,38 +302,4 @@ fn runs_already(read: &Read, sources: &Sources, ask: Ask) -> bool {
         Err(_) => sources.client_port().ok().map(|(port, _)| port),
     };
     port.is_some_and(|port| port != 0 && ask(port, &[]).is_ok())
-}
-
-/// The port is taken. By an epmd: then there is one, which is all that erl wants of `epmd -daemon`.
-fn taken(mode: Mode, address: SocketAddr, ask: Ask) -> Exit {
-    let holders = Holders::of(address.port());
-    let Err(error) = ask(address.port(), &holders.listening()) else {
-        return match mode {
-            Mode::Daemon => Exit::Success,
-            Mode::Foreground => {
-                complain(format_args!(
-                    "epmd: an epmd is running on {address} already"
-                ));
-                Exit::Success
-            }
-            Mode::Systemd => {
-                complain(format_args!(
-                    "epmd: an epmd is running on {address} already; {}",
-                    takeover::remedy()
-                ));
-                Exit::Failure
-            }
-        };
-    };
-    let unlike_an_epmd = match error.kind() {
-        ErrorKind::TimedOut => "no answer came in time".to_owned(),
-        ErrorKind::UnexpectedEof => "it closes without an answer".to_owned(),
-        ErrorKind::InvalidData => "its answer is none of an epmd's".to_owned(),
-        _ => error.to_string(),
-    };
-    complain(format_args!(
-        "epmd: can't listen on {address}: {}",
-        holders.words(address, &unlike_an_epmd)
-    ));
-    Exit::Failure
 }

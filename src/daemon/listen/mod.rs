@@ -8,6 +8,7 @@
 
 mod give_way;
 pub mod holder;
+mod notes;
 mod queue;
 mod socket;
 
@@ -19,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use socket2::SockRef;
 
 pub use give_way::{bind_beside, empty};
+pub use notes::Notes;
 pub(in crate::daemon) use socket::{BACKLOG, adopt, defer_accept};
 
 /// How often a port that the kernel chose is given up because another address of the set lacks it.
@@ -43,7 +45,7 @@ pub struct Bound {
     /// The same, a socket unit's: what becomes of them is that unit's business.
     pub activated: Vec<TcpListener>,
     /// What was skipped, or is not as one might think.
-    pub notes: Vec<String>,
+    pub notes: Notes,
 }
 
 impl Bound {
@@ -67,7 +69,7 @@ impl Bound {
             }
             match queue::beside(listener) {
                 Ok(second) => pairs.push((first, second)),
-                Err(error) => self.notes.push(format!(
+                Err(error) => self.notes.warn(format!(
                     "connections of this host to {address} wait among those of all others: {error}"
                 )),
             }
@@ -79,12 +81,12 @@ impl Bound {
             .collect();
         let open = queue::shut(&self.listeners, &both);
         if !runs_alone {
-            self.notes.extend(open.iter().map(|address| {
-                format!(
+            for address in open {
+                self.notes.warn(format!(
                     "other processes of this user may listen beside epmd on {address}, and get its connections: \
                      let epmd run as a user of its own"
-                )
-            }));
+                ));
+            }
         }
         self.listeners
             .extend(pairs.into_iter().map(|(_, second)| second));
@@ -100,7 +102,7 @@ pub enum ListenError {
     /// The kernel refuses.
     Failed(SocketAddr, io::Error),
     /// Every address of the plan had to be skipped; why, one by one.
-    NoneLeft(Vec<String>),
+    NoneLeft(Notes),
 }
 
 impl fmt::Display for ListenError {
@@ -108,7 +110,7 @@ impl fmt::Display for ListenError {
         match self {
             Self::Taken(address) => write!(f, "another program listens on {address}"),
             Self::Failed(address, error) => write!(f, "can't listen on {address}: {error}"),
-            Self::NoneLeft(notes) => write!(f, "no address to listen on: {}", notes.join("; ")),
+            Self::NoneLeft(notes) => write!(f, "no address to listen on: {}", notes.line()),
         }
     }
 }
@@ -211,16 +213,16 @@ pub fn beside_activated(
     let mut all = Bound {
         listeners,
         activated,
-        notes: Vec::new(),
+        notes: Notes::default(),
     };
     for ip in lacking {
         match bind(&[ip], port, &all.listeners) {
             Ok(mut bound) => {
                 all.listeners.append(&mut bound.listeners);
-                all.notes.append(&mut bound.notes);
+                all.notes.append(bound.notes);
             }
-            Err(ListenError::NoneLeft(mut notes)) => all.notes.append(&mut notes),
-            Err(error) => all.notes.push(format!(
+            Err(ListenError::NoneLeft(notes)) => all.notes.append(notes),
+            Err(error) => all.notes.warn(format!(
                 "not listening on {ip} beside the socket unit's sockets: {error}; nodes of this host that \
                  look for epmd there can't register"
             )),
@@ -276,7 +278,7 @@ pub fn in_plan(
 fn try_bind(plan: &[IpAddr], port: u16, shared: bool) -> Result<Bound, ListenError> {
     let mut port = port;
     let mut sockets = Vec::new();
-    let mut notes = Vec::new();
+    let mut notes = Notes::default();
     for &ip in plan {
         let address = SocketAddr::new(ip, port);
         let failed = |error: io::Error| match error.kind() {

@@ -13,6 +13,8 @@ use nix::sys::socket::setsockopt;
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::notes::Notes;
+
 sockopt_impl!(
     /// How long the kernel may keep a connection whose first bytes have not come, in seconds
     /// (`TCP_DEFER_ACCEPT`, tcp(7)).
@@ -61,7 +63,7 @@ pub(in crate::daemon) fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
 pub(super) fn bound(
     address: SocketAddr,
     shared: bool,
-    notes: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> io::Result<Option<Socket>> {
     let ip = address.ip();
     let socket = match Socket::new(
@@ -70,11 +72,15 @@ pub(super) fn bound(
         Some(Protocol::TCP),
     ) {
         Err(error) if is_of_the_family(&error) => {
-            let why = match error.raw_os_error() {
-                Some(libc::EAFNOSUPPORT) => format!("this host has no {}", family(ip)),
-                _ => format!("no {} socket can be had: {error}", family(ip)),
-            };
-            notes.push(format!("not listening on {ip}: {why}"));
+            let of = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            if ip.is_ipv6() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) {
+                let text = format!("not listening on {ip}: this host has no {of}");
+                notes.lacking.push((ip, text));
+            } else {
+                notes.warn(format!(
+                    "not listening on {ip}: no {of} socket can be had: {error}"
+                ));
+            }
             return Ok(None);
         }
         socket => socket?,
@@ -86,7 +92,7 @@ pub(super) fn bound(
         && ip.is_unspecified()
         && !socket.only_v6().is_ok_and(|only| only)
     {
-        notes.push(format!(
+        notes.warn(format!(
             "not listening on {ip}: IPV6_V6ONLY is refused ({error}), and IPv4 would come there too; \
              of IPv6, ::1 alone is listened on, and what -address names"
         ));
@@ -102,12 +108,13 @@ pub(super) fn bound(
     match socket.bind(&address.into()) {
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             if !may_come_later(ip) {
-                notes.push(format!("not listening on {ip}: this host does not have it"));
+                let text = format!("not listening on {ip}: this host does not have it");
+                notes.lacking.push((ip, text));
                 return Ok(None);
             }
             free_bind(&socket, ip)?;
             socket.bind(&address.into())?;
-            notes.push(format!(
+            notes.warn(format!(
                 "listening on {ip}, which this host does not have yet; it is served once it is there"
             ));
         }
@@ -125,12 +132,11 @@ pub(super) fn free_bind(socket: &Socket, ip: IpAddr) -> io::Result<()> {
 }
 
 /// Notes, once for all sockets, that an option is done without.
-pub(super) fn helps(option: &str, result: io::Result<()>, notes: &mut Vec<String>) {
+pub(super) fn helps(option: &str, result: io::Result<()>, notes: &mut Notes) {
     if let Err(error) = result {
-        let note = format!("listening without {option}, which is refused: {error}");
-        if !notes.contains(&note) {
-            notes.push(note);
-        }
+        notes.warn(format!(
+            "listening without {option}, which is refused: {error}"
+        ));
     }
 }
 
@@ -157,8 +163,4 @@ fn may_come_later(ip: IpAddr) -> bool {
         IpAddr::V6(Ipv6Addr::LOCALHOST) => !is_off(),
         ip => !ip.is_unspecified(),
     }
-}
-
-fn family(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
