@@ -85,6 +85,10 @@ impl Store {
     /// Has everything handed to the command that stands behind this script of bash's, as `$@`.
     /// The descriptors have to be open until it has begun.
     pub(crate) fn script(&self) -> (String, Vec<OwnedFd>) {
+        if self.kept.is_empty() {
+            // Of nothing systemd says nothing.
+            return ("exec \"$@\"".to_owned(), Vec::new());
+        }
         let mut lent = Vec::new();
         let (mut places, mut spares) = (String::new(), String::new());
         for (place, (_, descriptor)) in (FIRST..).zip(&self.kept) {
