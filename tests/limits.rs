@@ -18,14 +18,17 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::binary::Epmd;
 use common::daemon::about;
 use common::host::process;
 use common::netns::{EPMD, Host, lone_host, network, v4};
 use common::service::{Launch, Service, brief, found, listed};
+use common::store::Store;
 use common::wire::{Answer, Node, Registered, ask, frame, read_to_end, registered, send};
 use common::{PATIENCE, wait_for};
 use nix::sys::signal::Signal;
@@ -762,6 +765,78 @@ fn a_flood_of_half_sent_requests_costs_bounded_memory() {
     assert_local_nodes_are_served(&service);
     let grown = peak_memory(service.pid()) - before;
     assert!(grown <= 16 * 1024, "{grown} KiB more");
+}
+
+/// Everything that there may be at once, and a few descriptors: names as long as they get, in the store as
+/// well, clients of the control socket and of the exporter, and strangers.
+#[test]
+fn all_that_there_may_be_at_once_does_not_run_out_of_descriptors() {
+    const DESCRIPTORS: u64 = 1500;
+    const CLIENTS: usize = 24;
+    const STRANGERS: usize = 500;
+    const EXPORTER: u16 = 9436;
+    let [server, many] = with_many_addresses();
+    let mut store = Store::new();
+    let config = "[audit]\nformat = \"json\"\n[limits]\nrequest-timeout = \"60s\"\n[metrics]\nlisten = \"127.0.0.1:9436\"\n";
+    let service = Launch::on(&server)
+        .config(config)
+        .wrapped(&["prlimit", &format!("--nofile={DESCRIPTORS}")])
+        .variable("NOTIFY_SOCKET", &store.path())
+        .arguments(&["-systemd"])
+        .start();
+    service.wait_until_said("metrics at ");
+    // As long as a name can be in UTF-8: 255 characters.
+    let longest = |number: usize| format!("{number:05}{}", "\u{1f980}".repeat(250));
+    let mut names = Vec::new();
+    loop {
+        store.hear();
+        let registration = service.register(&Node::new(longest(names.len())));
+        match registration.end {
+            Registered::Held => names.push(registration.held().0),
+            Registered::Closed => break,
+            taken => panic!("{taken:?}"),
+        }
+        assert!((names.len() as u64) < DESCRIPTORS, "there is no end");
+    }
+    assert!(names.len() > 500, "{} names", names.len());
+    let sources = (0..STRANGERS).map(|n| address_of(u16::try_from(n).unwrap(), 1));
+    let mut strangers = Vec::new();
+    from_many_sources(&many, server.v6(), sources, |mut stream| {
+        send(&mut stream, BEGINNING);
+        strangers.push(stream);
+    });
+    let clients: Vec<_> = server.enter(|| {
+        let control = || UnixStream::connect("/run/epmd/control.sock").unwrap();
+        let exporter = || common::connect(Ipv4Addr::LOCALHOST.into(), EXPORTER);
+        (0..CLIENTS).map(|_| (control(), exporter())).collect()
+    });
+    for number in 0..names.len() {
+        let name = longest(number);
+        let asked = [b"z", name.as_bytes()].concat();
+        assert_eq!(service.ask(&asked), found(&name));
+    }
+    // Whoever asks is told, in the place of those that say nothing.
+    let status = server.run(Epmd::Ours.command().args(["-status", "-json"]));
+    assert_eq!(status.status, Some(0), "{status:?}");
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    let used = status["limits"]["descriptors"]["used"].as_u64().unwrap();
+    assert!(used < DESCRIPTORS, "{used}");
+    assert_eq!(
+        status["registrations"].as_array().unwrap().len(),
+        names.len()
+    );
+    // A name that goes has room for another one.
+    drop(names.pop());
+    let again = wait_for("room for a name", || {
+        store.hear();
+        let registration = service.register(&Node::new("again"));
+        (registration.end == Registered::Held).then(|| registration.held().0)
+    });
+    let said = service.said();
+    for words in ["can't accept", "oo many open files", "will not survive"] {
+        assert!(!said.contains(words), "{said}");
+    }
+    drop((strangers, clients, again));
 }
 
 /// A hundred registrations and releases leave nothing behind.
