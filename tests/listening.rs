@@ -329,8 +329,9 @@ fn kernel_tells_of_bound_sockets() -> bool {
 /// /proc shows nothing of such a socket.
 #[test]
 fn a_port_that_is_bound_and_not_listened_on_is_told_with_its_program() {
-    let [host] = network(["host"]);
     for address in addresses("127.0.0.1 ::1 10.77.0.1 0.0.0.0") {
+        // Of its own each, or the last one's connections would linger there.
+        let [host] = network(["host"]);
         let place = SocketAddr::new(address, EPMD);
         let bound = host.enter(|| {
             let socket = Socket::new(Domain::for_address(place), Type::STREAM, None).unwrap();
