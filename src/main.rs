@@ -9,8 +9,9 @@ use std::thread;
 
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Sources};
 use hardened_epmd::core::wire::Request;
-use hardened_epmd::daemon;
+use hardened_epmd::daemon::sandbox::{self, FirstThread};
 use hardened_epmd::daemon::takeover::{self, Force};
+use hardened_epmd::daemon::{self, Lent};
 use hardened_epmd::exit::{Exit, complain, print};
 use hardened_epmd::tools::{client, control, doctor, refused};
 use nix::sys::resource::{Resource, getrlimit};
@@ -25,11 +26,11 @@ fn main() -> ExitCode {
 
 /// Runs on this thread or, where its stack is limited to less than enough (`LimitSTACK=64K`), on one that
 /// has its own.
-fn on_enough_stack(run: fn() -> Exit) -> Exit {
+fn on_enough_stack(run: fn(Option<FirstThread>) -> Exit) -> Exit {
     let enough = u64::try_from(STACK).unwrap_or(u64::MAX);
     match getrlimit(Resource::RLIMIT_STACK) {
         Ok((soft, _)) if soft < enough => {}
-        _ => return run(),
+        _ => return run(None),
     }
     // Signals are that thread's, as if it were the only one.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
@@ -38,28 +39,30 @@ fn on_enough_stack(run: fn() -> Exit) -> Exit {
             let _ = mask.thread_set_mask();
         }
     };
+    let (this_thread, jobs) = sandbox::first_thread();
     let thread = thread::Builder::new()
         .name("epmd".into())
         .stack_size(STACK)
         // It ends the process by itself: a daemon in the background has no other thread to do it.
         .spawn(move || {
             restore();
-            process::exit(run() as i32)
+            process::exit(run(Some(this_thread)) as i32)
         });
     match thread {
         Ok(thread) => {
-            // It never comes back, unless by a panic.
+            // The daemon shuts this one in with itself. Neither comes to an end, unless by a panic.
+            jobs.work();
             let _ = thread.join();
             Exit::Failure
         }
         Err(_) => {
             restore();
-            run()
+            run(None)
         }
     }
 }
 
-fn run() -> Exit {
+fn run(first_thread: Option<FirstThread>) -> Exit {
     let Invocation { command, sources } =
         match Invocation::parse(std::env::args_os().skip(1), |name| std::env::var_os(name)) {
             Ok(invocation) => invocation,
@@ -68,15 +71,17 @@ fn run() -> Exit {
                 return error.exit();
             }
         };
+    let lent = Lent {
+        ask: client::epmd_runs,
+        first_thread,
+    };
     match command {
-        Command::Run(mode) => daemon::run(mode, sources, client::epmd_runs),
+        Command::Run(mode) => daemon::run(mode, sources, lent),
         Command::TakeOver { mode, force } => {
             let force = if force { Force::Yes } else { Force::No };
             match mode {
                 Mode::Systemd => takeover::into_store(&sources, force),
-                Mode::Daemon | Mode::Foreground => {
-                    daemon::run_in_place(mode, sources, client::epmd_runs, force)
-                }
+                Mode::Daemon | Mode::Foreground => daemon::run_in_place(mode, sources, lent, force),
             }
         }
         Command::CheckConfig => match load(&sources) {

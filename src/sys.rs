@@ -1,7 +1,7 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
 //! Adopting descriptors that were handed over, closing all others that were inherited, copying some out of
-//! another process; fork(2), and what a signal does. Each use says why it is sound; nothing here decides
+//! another process; fork(2), what a signal does, and capabilities. Each use says why it is sound; nothing here decides
 //! anything. Called by `daemon`.
 
 use std::io;
@@ -180,6 +180,85 @@ pub fn has_sent(connection: BorrowedFd<'_>) -> io::Result<bool> {
     let field = |offset: usize| info.get(offset / size_of::<u32>()).copied();
     let is_known = usize::try_from(length).is_ok_and(|length| length >= LENGTH);
     Ok(!is_known || field(NOT_SENT) != Some(0) || field(DATA_SEGMENTS_OUT) != Some(0))
+}
+
+/// The version of capget(2)'s and capset(2)'s arguments with 64 capabilities, `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITIES: u32 = 0x2008_0522;
+/// Of whom: this thread.
+const THIS_THREAD: i32 = 0;
+
+/// `struct __user_cap_header_struct`.
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Twice `struct __user_cap_data_struct`: effective, permitted, inheritable, each with 32 of them.
+type CapSets = [[u32; 3]; 2];
+
+/// Whether this thread has any capability: effective, permitted or inheritable, and so ambient.
+///
+/// # Errors
+/// What capget(2) says.
+pub fn has_capabilities() -> io::Result<bool> {
+    let mut header = CapHeader {
+        version: CAPABILITIES,
+        pid: THIS_THREAD,
+    };
+    let mut sets: CapSets = [[0; 3]; 2];
+    // SAFETY: both are what the kernel expects with this version, and are ours to be written.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_capget,
+            &raw mut header,
+            (&raw mut sets).cast::<u32>(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(sets.as_flattened().iter().any(|set| *set != 0))
+}
+
+/// Gives all capabilities of this thread up, and those that a program could bring, as far as that is allowed.
+/// Does nothing where there are none.
+///
+/// # Errors
+/// What capset(2) says.
+pub fn drop_capabilities() -> io::Result<()> {
+    const MOST: libc::c_ulong = 64;
+    const NONE: libc::c_ulong = 0;
+    if !has_capabilities().unwrap_or(true) {
+        return Ok(());
+    }
+    // The bounding set first: it takes one of them to drop it. Without no_new_privs it is what counts, with
+    // it there is nothing that would use it.
+    for capability in 0..MOST {
+        // SAFETY: numbers alone.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, NONE, NONE, NONE) };
+        if result != 0 {
+            break;
+        }
+    }
+    let mut header = CapHeader {
+        version: CAPABILITIES,
+        pid: THIS_THREAD,
+    };
+    let sets: CapSets = [[0; 3]; 2];
+    // The ambient ones go with the permitted ones.
+    // SAFETY: both are what the kernel expects with this version; it writes to the header alone, which is ours.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_capset,
+            &raw mut header,
+            (&raw const sets).cast::<u32>(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Has the event loop on which this is called watch a descriptor of signals.

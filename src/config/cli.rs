@@ -430,6 +430,7 @@ fn options(matches: &Matches, raw: &Raw<'_>) -> Given {
         delay_write: last("delay_write"),
         relaxed_command_check: matches.opt_present("relaxed_command_check"),
         debug: u8::try_from(matches.opt_count("debug")).unwrap_or(u8::MAX),
+        no_sandbox: matches.opt_present("no_sandbox"),
     }
 }
 

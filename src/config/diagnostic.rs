@@ -123,6 +123,12 @@ impl Errors {
         self.0.iter().all(|problem| problem.forbidden)
     }
 
+    /// Whether it is wrong, among others, that this user may not read the file.
+    #[must_use]
+    pub fn is_any_forbidden(&self) -> bool {
+        self.0.iter().any(|problem| problem.forbidden)
+    }
+
     /// `Ok` where there are none.
     pub(super) fn check(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {

@@ -142,6 +142,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         stock: false,
     },
     OptionSpec {
+        name: "no_sandbox",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Regular,
+        brief: "Don't have the daemon shut itself in, for who must debug it.",
+        more: "Otherwise, once it has bound its ports, it can get no new privileges, has no capabilities, and \
+               by Landlock may run, write and connect to nothing. `epmd -status` tells what is in force.",
+        stock: false,
+    },
+    OptionSpec {
         name: "json",
         short: None,
         value: None,

@@ -56,6 +56,8 @@ pub struct Settings {
     pub delay_write: Duration,
     /// How many times `-d` was given: from 1 on, every request is told on stderr.
     pub debug: u8,
+    /// The daemon does not shut itself in.
+    pub no_sandbox: bool,
     /// Who said each of these.
     pub places: Places,
 }
@@ -77,6 +79,7 @@ impl Default for Settings {
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,
             debug: 0,
+            no_sandbox: false,
             places: Places::default(),
         }
     }

@@ -43,5 +43,8 @@ pub fn show(settings: &Settings) -> String {
     if settings.debug > 0 {
         add("debug", "debug", &settings.debug.to_string());
     }
+    if settings.no_sandbox {
+        add("no_sandbox", "no_sandbox", "true");
+    }
     text
 }

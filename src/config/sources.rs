@@ -31,6 +31,9 @@ pub(super) struct Given {
     pub(super) delay_write: Option<String>,
     pub(super) relaxed_command_check: bool,
     pub(super) debug: u8,
+    /// Not in what an older version kept.
+    #[serde(default)]
+    pub(super) no_sandbox: bool,
 }
 
 impl Given {
@@ -155,11 +158,17 @@ impl Sources {
         self.options.port.is_some() || self.environment.port.is_some()
     }
 
+    /// The file that is read where it is there, with its full name.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        let named = self.named();
+        named.map_or_else(|| self.default_file.clone(), |name| self.folder.join(name))
+    }
+
     /// The file that would be read, where it is there and this user may not read it.
     #[must_use]
     pub fn kept_from_this_user(&self) -> Option<PathBuf> {
-        let named = self.named();
-        let path = named.map_or_else(|| self.default_file.clone(), |name| self.folder.join(name));
+        let path = self.path();
         let here = AtFlags::AT_EACCESS;
         let may = faccessat(AT_FDCWD, &path, AccessFlags::R_OK, here);
         (may == Err(Errno::EACCES)).then_some(path)
@@ -325,6 +334,10 @@ impl<'a> Overlay<'a> {
         settings.debug = self.options.debug;
         if settings.debug > 0 {
             settings.places.at("debug").option = Some("debug");
+        }
+        settings.no_sandbox = self.options.no_sandbox;
+        if settings.no_sandbox {
+            settings.places.at("no_sandbox").option = Some("no_sandbox");
         }
         settings.listen_from = settings.places.of("listen").origin();
         settings.allow_from = settings.places.of("access.allow").origin();

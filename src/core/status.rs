@@ -36,6 +36,9 @@ pub struct Status {
     pub refusals: Vec<Refused>,
     /// How near the limits are.
     pub limits: Limits,
+    /// What the daemon has shut itself in with; absent from one that does not know of it.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
     /// What is in force.
     pub settings: InForce,
     /// Peers from elsewhere that were answered, at most [`MAX_ANSWERED`] of them.
@@ -98,6 +101,42 @@ pub struct Use {
     pub used: u64,
     /// At most.
     pub limit: u64,
+}
+
+/// What of the sandbox is in force, in all threads of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// No program that it runs could have more rights than it.
+    pub no_new_privs: bool,
+    /// It has capabilities.
+    pub capabilities: bool,
+    /// The version of Landlock's rights (its ABI) that it is held to; null where it is to none.
+    pub landlock: Option<u32>,
+    /// It was started with `-no_sandbox`.
+    #[serde(default)]
+    pub off: bool,
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.off {
+            f.write_str("none, by -no_sandbox: ")?;
+        }
+        f.write_str(if self.no_new_privs {
+            "no new privileges"
+        } else {
+            "new privileges possible"
+        })?;
+        f.write_str(if self.capabilities {
+            ", with capabilities"
+        } else {
+            ", no capabilities"
+        })?;
+        match self.landlock {
+            Some(version) => write!(f, ", Landlock {version}"),
+            None => f.write_str(", no Landlock"),
+        }
+    }
 }
 
 /// The settings in force.
@@ -165,6 +204,9 @@ impl fmt::Display for Status {
             ("descriptors", self.limits.descriptors),
         ] {
             writeln!(f, "{name}: {} of {}", of.used, of.limit)?;
+        }
+        if let Some(sandbox) = &self.sandbox {
+            writeln!(f, "sandbox: {sandbox}")?;
         }
         let registrations = self.registrations.iter().map(|r| {
             let Registered {
@@ -286,6 +328,12 @@ mod tests {
                 registrations: of(3, 4),
                 descriptors: of(5, 6),
             },
+            sandbox: Some(Sandbox {
+                no_new_privs: true,
+                capabilities: false,
+                landlock: Some(6),
+                off: false,
+            }),
             settings: InForce {
                 file: None,
                 allow: vec![],
@@ -317,7 +365,29 @@ mod tests {
         assert_eq!(json["requests"]["lookup"]["answered"], 3);
         assert_eq!(json["refusals"][0]["source"], "203.0.113.9");
         assert_eq!(json["limits"]["descriptors"]["limit"], 6);
+        assert_eq!(json["sandbox"]["no_new_privs"], true);
+        assert_eq!(json["sandbox"]["capabilities"], false);
+        assert_eq!(json["sandbox"]["landlock"], 6);
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status());
+    }
+
+    #[test]
+    fn a_daemon_that_knows_no_sandbox_is_understood_and_what_is_missing_is_said() {
+        let mut json = serde_json::to_value(status()).unwrap();
+        json.as_object_mut().unwrap().remove("sandbox");
+        let older = serde_json::from_value::<Status>(json).unwrap();
+        assert!(!older.to_string().contains("sandbox"));
+        let none = Sandbox {
+            no_new_privs: false,
+            capabilities: true,
+            landlock: None,
+            off: true,
+        };
+        assert_eq!(
+            none.to_string(),
+            "none, by -no_sandbox: new privileges possible, with capabilities, no Landlock"
+        );
+        assert!(serde_json::to_value(none).unwrap()["landlock"].is_null());
     }
 
     #[test]
@@ -328,6 +398,7 @@ mod tests {
             "epmd 0.1.0, process 7, up for 1m 1s\n\
              listening on 127.0.0.1:4369\n\
              connections: 1 of 2\nregistrations: 3 of 4\ndescriptors: 5 of 6\n\
+             sandbox: no new privileges, no capabilities, Landlock 6\n\
              \n\
              name  port  type    creation  since\n\
              api   4370  normal  4         1970-01-01T00:00:00.000Z\n\

@@ -2,8 +2,8 @@
 //!
 //! One request, one JSON answer, nothing that changes anything. Where the socket can't be had the
 //! daemon says so and goes on; a live daemon's socket is left alone, a dead one's is replaced. Who
-//! sends nothing, or nonsense, has a few seconds and a few slots, and holds nobody up. Called by
-//! `server` at the start.
+//! sends nothing, or nonsense, has a few seconds and a few slots, and holds nobody up. Bound by
+//! `start`, served by `server`.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 };
-use std::os::unix::net::UnixStream as Blocking;
+use std::os::unix::net::{UnixListener as Bound, UnixStream as Blocking};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,12 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many clients are served at once.
 const CLIENTS: usize = 16;
 
-/// Makes the socket.
+/// Makes the socket. To be called before the daemon shuts itself in, which keeps it from folders and files.
 ///
 /// # Errors
 /// Why there is none: a folder that can't be made, or that others may write to, something there that is
 /// no socket, or another daemon that lives.
-pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
+pub(super) fn bind(path: &Path) -> io::Result<Bound> {
     if let Some(folder) = path.parent() {
         have_folder(folder)?;
     }
@@ -66,7 +66,8 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
             Err(error) => return Err(error),
         },
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = Bound::bind(path)?;
+    listener.set_nonblocking(true)?;
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)
 }
@@ -216,6 +217,7 @@ mod tests {
                 registrations: none,
                 descriptors: none,
             },
+            sandbox: None,
             settings: InForce {
                 file: None,
                 allow: vec![],
@@ -229,14 +231,6 @@ mod tests {
     }
 
     /// Tries to make the socket, on an event loop.
-    fn try_bind(path: &Path) -> io::Result<UnixListener> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .unwrap();
-        runtime.block_on(async { bind(path) })
-    }
-
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
@@ -246,21 +240,21 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let folder = tmp.path().join("epmd");
         let socket = folder.join("control.sock");
-        drop(try_bind(&socket).unwrap());
+        drop(bind(&socket).unwrap());
         assert_eq!((mode(&folder), mode(&socket)), (0o755, 0o600));
         for open in [0o777, 0o775, 0o757, 0o1777] {
             fs::set_permissions(&folder, Permissions::from_mode(open)).unwrap();
-            let error = try_bind(&socket).unwrap_err().to_string();
+            let error = bind(&socket).unwrap_err().to_string();
             assert!(error.contains("others may write to "), "{error}");
             assert!(error.contains(&format!("mode {open:04o}")), "{error}");
             assert_eq!(mode(&folder), open, "it is not ours to change");
         }
         // The remedy of the message.
         fs::set_permissions(&folder, Permissions::from_mode(FOLDER_MODE)).unwrap();
-        drop(try_bind(&socket).unwrap());
+        drop(bind(&socket).unwrap());
         // Root alone can give a folder away.
         if std::os::unix::fs::chown(&folder, Some(12_345), None).is_ok() {
-            let error = try_bind(&socket).unwrap_err().to_string();
+            let error = bind(&socket).unwrap_err().to_string();
             assert!(error.contains("belongs to user 12345"), "{error}");
         }
     }
@@ -275,22 +269,22 @@ mod tests {
         // The folder is a link into another one.
         let folder = tmp.path().join("epmd");
         std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
-        assert!(try_bind(&folder.join("control.sock")).is_err());
+        assert!(bind(&folder.join("control.sock")).is_err());
         // What is there is a file, a link to a file, a link to nothing, a folder.
-        assert!(try_bind(&kept).is_err());
+        assert!(bind(&kept).is_err());
         let socket = tmp.path().join("control.sock");
         for target in [&kept, &elsewhere, Path::new("/nonexistent")] {
             std::os::unix::fs::symlink(target, &socket).unwrap();
-            assert!(try_bind(&socket).is_err(), "{target:?}");
+            assert!(bind(&socket).is_err(), "{target:?}");
             fs::remove_file(&socket).unwrap();
         }
         assert_eq!(fs::read_to_string(&kept).unwrap(), "precious");
         // A live daemon's socket is left alone, a dead one's is replaced.
-        let live = try_bind(&socket).unwrap();
-        let error = try_bind(&socket).unwrap_err();
+        let live = bind(&socket).unwrap();
+        let error = bind(&socket).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         drop(live);
-        try_bind(&socket).unwrap();
+        bind(&socket).unwrap();
     }
 
     #[test]
@@ -305,7 +299,7 @@ mod tests {
             crate::config::Format::Text,
             crate::config::Mode::Foreground,
         );
-        let socket = runtime.block_on(async { bind(&path) }).unwrap();
+        let bound = bind(&path).unwrap();
         let client = std::thread::spawn(move || {
             let silent: Vec<_> = (0..100)
                 .map(|_| Blocking::connect(&path).unwrap())
@@ -319,6 +313,7 @@ mod tests {
             (answer, start.elapsed())
         });
         runtime.block_on(async {
+            let socket = UnixListener::from_std(bound).unwrap();
             let serving = tokio::spawn(answer(socket, log, status));
             while !client.is_finished() {
                 sleep(Duration::from_millis(5)).await;

@@ -3,17 +3,18 @@
 //! Reads counters that anybody may read; encoding is the `prometheus` crate's, and `exporter` serves the
 //! page. Made by `server`, at the start or at a reload.
 
+mod process;
+
 use std::fs;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::Gauge;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::core::counters::Counters;
 use crate::core::lent::Page;
 use crate::core::outcome::{Operation, Reason, Verdict};
+use process::Process;
 
 /// How many descriptors this process has open.
 #[must_use]
@@ -46,8 +47,7 @@ struct Metrics {
     registered: IntGauge,
     open: IntGauge,
     descriptors: IntGaugeVec,
-    /// When the daemon started, in seconds since 1970 UTC.
-    started: f64,
+    process: Process,
 }
 
 impl Metrics {
@@ -91,7 +91,7 @@ impl Metrics {
         registry.register(Box::new(registered.clone()))?;
         registry.register(Box::new(open.clone()))?;
         registry.register(Box::new(used.clone()))?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let process = Process::register(&registry, started, descriptors)?;
         Ok(Self {
             counters,
             registry,
@@ -100,7 +100,7 @@ impl Metrics {
             registered,
             open,
             descriptors: used,
-            started,
+            process,
         })
     }
 
@@ -126,21 +126,11 @@ impl Metrics {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.registered.set(gauge(self.counters.registered()));
         self.open.set(gauge(self.counters.open()));
+        let open = open_descriptors();
         self.descriptors
             .with_label_values(&["used"])
-            .set(gauge(open_descriptors() as u64));
-        let mut families = self.registry.gather();
-        // In the unit's sandbox /proc/stat, from which the crate takes it, is not there.
-        for family in families
-            .iter_mut()
-            .filter(|f| f.name() == "process_start_time_seconds")
-        {
-            for metric in family.mut_metric() {
-                let mut gauge = Gauge::default();
-                gauge.set_value(self.started);
-                metric.set_gauge(gauge);
-            }
-        }
-        TextEncoder::new().encode_to_string(&families)
+            .set(gauge(open as u64));
+        self.process.update(open);
+        TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

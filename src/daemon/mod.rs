@@ -10,9 +10,10 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 mod process;
+pub mod sandbox;
 pub mod server;
 mod start;
 pub mod systemd;
 pub mod takeover;
 
-pub use start::{Ask, run, run_in_place};
+pub use start::{Ask, Lent, run, run_in_place};

@@ -10,9 +10,11 @@ use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
+use super::control;
 use super::detach::{self, Side};
 use super::listen::{self, Bound};
 use super::log::{self, Level, Log};
+use super::sandbox::{FirstThread, Plan, Sandbox};
 use super::server::budget::{self, Budget};
 use super::server::{self, Carried, Keeping, Start, signals};
 use super::systemd::inherited::{self, Inherited};
@@ -26,24 +28,37 @@ use crate::sys;
 pub use sockets::Ask;
 use sockets::{adopted, sockets};
 
+/// What main lends.
+#[derive(Debug)]
+pub struct Lent {
+    /// The question whether an epmd runs.
+    pub ask: Ask,
+    /// The process's first thread, where this is another one.
+    pub first_thread: Option<FirstThread>,
+}
+
 /// Starts the daemon, and returns when it has ended. In the background it lets go of who started it when
 /// it serves, so that who started it hears of all that can fail before.
-pub fn run(mode: Mode, sources: Sources, ask: Ask) -> Exit {
-    match start(mode, sources, ask, None) {
+pub fn run(mode: Mode, sources: Sources, lent: Lent) -> Exit {
+    match start(mode, sources, lent, None) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
     }
 }
 
 /// As [`run`], in the place of the epmd that has the port, if one has it.
-pub fn run_in_place(mode: Mode, sources: Sources, ask: Ask, force: Force) -> Exit {
-    match start(mode, sources, ask, Some(force)) {
+pub fn run_in_place(mode: Mode, sources: Sources, lent: Lent, force: Force) -> Exit {
+    match start(mode, sources, lent, Some(force)) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
     }
 }
 
-fn start(mode: Mode, mut sources: Sources, ask: Ask, takeover: Option<Force>) -> Result<(), Exit> {
+fn start(mode: Mode, mut sources: Sources, lent: Lent, takeover: Option<Force>) -> Result<(), Exit> {
+    let Lent {
+        ask,
+        mut first_thread,
+    } = lent;
     signals::prepare().map_err(|error| {
         complain(format_args!("epmd: can't set what signals do: {error}"));
         Exit::Failure
@@ -75,7 +90,11 @@ fn start(mode: Mode, mut sources: Sources, ask: Ask, takeover: Option<Force>) ->
         match detach::detach()? {
             Side::Parent(Exit::Success) => return Ok(()),
             Side::Parent(exit) => return Err(exit),
-            Side::Daemon(ours) => tether = Some(ours),
+            Side::Daemon(ours) => {
+                tether = Some(ours);
+                // That was the parent's.
+                first_thread = None;
+            }
         }
     }
     let (
@@ -124,6 +143,20 @@ fn start(mode: Mode, mut sources: Sources, ask: Ask, takeover: Option<Force>) ->
         complain(format_args!("epmd: can't hold signals back: {error}"));
         Exit::Failure
     })?;
+    let control = control_socket(mode);
+    let control_is_bound = control::bind(&control);
+    // What is opened and bound by name is open and bound, and there is no second thread yet.
+    let (sandbox, of_the_sandbox) = if settings.no_sandbox {
+        Sandbox::off()
+    } else {
+        let plan = Plan {
+            settings: sources.path(),
+            is_service: mode == Mode::Systemd,
+            metrics_port: settings.metrics.map(|address| address.port()),
+            tells_an_abstract_socket: mode == Mode::Systemd && notify::is_abstract(),
+        };
+        Sandbox::shut_in(&plan, first_thread.as_ref())
+    };
     let log = Log::start(settings.audit.format, mode);
     let listening = listen::addresses(listeners.iter());
     log.note(
@@ -140,6 +173,9 @@ fn start(mode: Mode, mut sources: Sources, ask: Ask, takeover: Option<Force>) ->
     for remark in remarks.into_iter().filter(|_| settings.debug > 0) {
         log.note(Level::Debug, remark);
     }
+    for (level, note) in of_the_sandbox {
+        log.note(level, note);
+    }
     if let Some(complaint) = &complaint {
         log.note(Level::Error, complaint.clone());
     }
@@ -152,7 +188,8 @@ fn start(mode: Mode, mut sources: Sources, ask: Ask, takeover: Option<Force>) ->
         notifier: Notifier::new(mode == Mode::Systemd),
         kept,
         carried,
-        control: control_socket(mode),
+        control: (control, control_is_bound),
+        sandbox,
         complaint,
         tether,
     };

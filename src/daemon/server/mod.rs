@@ -34,7 +34,8 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ use tokio::time::{sleep, timeout};
 
 use super::detach::Tether;
 use super::log::{Level, Log};
+use super::sandbox::Sandbox;
 use super::systemd::kept::Kept;
 use super::systemd::notify::BEHIND;
 use super::systemd::store::Store;
@@ -90,8 +92,10 @@ pub struct Start {
     pub kept: Option<Keeping>,
     /// What an epmd was doing whose place was taken.
     pub carried: Carried,
-    /// Where the control socket is to be.
-    pub control: PathBuf,
+    /// Where the control socket is to be, and the socket.
+    pub control: (PathBuf, io::Result<UnixListener>),
+    /// What this process has shut itself in with.
+    pub sandbox: Sandbox,
     /// Why the settings in force are not those of the file, where they are not.
     pub complaint: Option<String>,
     /// Who is to be let go of once the daemon serves.
@@ -164,6 +168,7 @@ async fn serve(start: Start) -> io::Result<()> {
         kept,
         carried,
         control,
+        sandbox,
         complaint,
         tether,
     } = start;
@@ -234,12 +239,14 @@ async fn serve(start: Start) -> io::Result<()> {
     let mut lasting = JoinSet::new();
     lasting.spawn(tell_when_due(Arc::clone(&server)));
     lasting.spawn(catch_up(Arc::clone(&server), notifier));
-    open_control_socket(&server, &control, listening);
+    let sandbox = Arc::new(sandbox);
+    serve_status(&server, control, listening, Arc::clone(&sandbox));
     let status = complaint.unwrap_or_else(|| settings.whom_it_serves());
     let mut reload = Reload {
         server: Arc::clone(&server),
         sources,
         settings,
+        sandbox,
         listeners: listeners.len(),
         notifier,
         kept: kept_settings,
@@ -313,12 +320,18 @@ fn hang_up(server: &Server) {
     }
 }
 
-/// Opens the control socket, or says why there is none.
-fn open_control_socket(server: &Arc<Server>, path: &Path, listening: Vec<String>) {
-    match control::bind(path) {
+/// Answers on the control socket, or says why there is none.
+fn serve_status(
+    server: &Arc<Server>,
+    control: (PathBuf, io::Result<UnixListener>),
+    listening: Vec<String>,
+    sandbox: Arc<Sandbox>,
+) {
+    let (path, socket) = control;
+    match socket.and_then(tokio::net::UnixListener::from_std) {
         Ok(socket) => {
             let (told, listening) = (Arc::clone(server), Arc::new(listening));
-            let status = move || status::status(&told, &listening);
+            let status = move || status::status(&told, &listening, &sandbox);
             tokio::spawn(control::answer(socket, server.log.clone(), status));
         }
         Err(error) => {

@@ -20,6 +20,7 @@ use crate::core::status::InForce;
 use crate::daemon::exporter::Exporter;
 use crate::daemon::log::Level;
 use crate::daemon::metrics;
+use crate::daemon::sandbox::Sandbox;
 use crate::daemon::systemd::{KeptSettings, Notifier};
 
 /// After this time it is said that a file is not read yet.
@@ -35,6 +36,8 @@ pub(super) struct Reload {
     pub(super) sources: Sources,
     /// What is in force.
     pub(super) settings: Settings,
+    /// What the process may do still.
+    pub(super) sandbox: Arc<Sandbox>,
     /// How many listening sockets there are.
     pub(super) listeners: usize,
     pub(super) notifier: Notifier,
@@ -118,6 +121,11 @@ impl Reload {
     fn leave_in_force(&self, errors: &Errors) -> String {
         let log = &self.server.log;
         log.note(Level::Error, errors.for_log());
+        if errors.is_any_forbidden()
+            && let Some(why) = self.sandbox.keeps_from_the_settings()
+        {
+            log.note(Level::Error, why);
+        }
         let status = errors.not_in_force("not reloaded");
         log.note(Level::Error, status.clone());
         status
@@ -177,6 +185,14 @@ impl Reload {
     pub(super) fn export_metrics(&mut self) {
         let server = &self.server;
         let listen = self.settings.metrics;
+        if let Some(address) = listen.filter(|address| !self.sandbox.may_bind(address.port())) {
+            let text = format!(
+                "metrics.listen = \"{address}\" has a port that this epmd can't bind any more, as it had another one, or \
+                 none, when it shut itself in: that takes force when epmd is started again"
+            );
+            server.log.note(Level::Warning, text);
+            return;
+        }
         if self.exporter.is_none() && listen.is_some() {
             let page = metrics::page(
                 server.waiting.counters(),

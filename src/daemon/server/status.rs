@@ -11,12 +11,13 @@ use crate::core::outcome::{Operation, Verdict};
 use crate::core::registry::Cursor;
 use crate::core::status::{Limits, Refused, Registered, Status, Use, kind_name, rfc3339};
 use crate::daemon::metrics;
+use crate::daemon::sandbox::Sandbox;
 
 /// So many names are taken down at a time: some 20 us, for which a lookup may have to wait.
 const NAMES_AT_ONCE: usize = 256;
 
 /// The daemon as it is now.
-pub(super) fn status(server: &Server, listening: &[String]) -> Status {
+pub(super) fn status(server: &Server, listening: &[String], sandbox: &Sandbox) -> Status {
     let started = server.clock.started_at();
     let at = |since_start: Duration| rfc3339(started.checked_add(since_start).unwrap_or(started));
     let registrations = registrations(server);
@@ -64,6 +65,7 @@ pub(super) fn status(server: &Server, listening: &[String]) -> Status {
             descriptors: of((metrics::open_descriptors(), server.descriptors)),
         },
         registrations,
+        sandbox: Some(sandbox.in_force()),
         settings: (*settings).clone(),
         answered,
     }

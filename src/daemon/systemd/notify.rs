@@ -57,6 +57,13 @@ pub fn manager() -> io::Result<Option<&'static Manager>> {
     }
 }
 
+/// Whether the one that started this process as a service is told by a socket that has no path.
+#[must_use]
+pub fn is_abstract() -> bool {
+    let manager = manager().ok().flatten();
+    manager.is_some_and(|manager| manager.address.as_abstract().is_some())
+}
+
 impl Manager {
     fn from_environment() -> io::Result<Option<Self>> {
         let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {

@@ -139,6 +139,7 @@ mod tests {
                 registrations: none,
                 descriptors: none,
             },
+            sandbox: None,
             settings: InForce {
                 file: Some("/etc/epmd.toml".to_owned()),
                 allow: vec!["10.0.3.0/24".to_owned()],
