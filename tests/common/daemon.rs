@@ -145,6 +145,11 @@ impl Daemon {
         Setup::new().arguments(arguments).start()
     }
 
+    /// Its file, where it was given one by [`Setup::config`].
+    pub(crate) fn config(&self) -> Option<&std::path::Path> {
+        self.config.as_ref().map(NamedTempFile::path)
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

@@ -9,6 +9,7 @@
 //! - `daemon`: an epmd that runs for the length of a test.
 //! - `erl`: real Erlang nodes.
 //! - `host`: ports, listeners and processes of this host, as /proc shows them.
+//! - `inject`: system calls from within a process.
 //! - `netns`: hosts made of network namespaces.
 //! - `nspawn`: a throwaway host with a real systemd.
 //! - `service`: our epmd on such a host, its file and its audit.
@@ -30,6 +31,7 @@ pub(crate) mod binary;
 pub(crate) mod daemon;
 pub(crate) mod erl;
 pub(crate) mod host;
+pub(crate) mod inject;
 pub(crate) mod netns;
 pub(crate) mod nspawn;
 pub(crate) mod service;

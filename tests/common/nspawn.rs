@@ -69,10 +69,10 @@ impl Release {
 
 /// Boots the host `$1`, whose files from outside are in `$2`, from the tree `$3`, as often as it reboots,
 /// and returns when it is over. Mounts and processes are in namespaces of its own, so that none is left
-/// behind whatever becomes of it. nspawn's own filter forbids some calls that a host of its own has; these
+/// behind whatever becomes of it. nspawn's own filter forbids some calls that a host of its own has; `$4`
 /// are let through.
 const BOOT: &str = r#"
-name=$1 dir=$2 tree=$3
+name=$1 dir=$2 tree=$3 calls=$4
 if mountpoint -q /sys/fs/cgroup; then umount -R /sys/fs/cgroup; fi
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 group=/sys/fs/cgroup/$name
@@ -90,12 +90,17 @@ status=133
 while [ $status = 133 ]; do
     status=0
     systemd-nspawn --quiet --machine="$name" --register=no --keep-unit --directory="$dir/root" \
-        --private-network --console=pipe --system-call-filter="pidfd_getfd ptrace" \
+        --private-network --console=pipe --system-call-filter="$calls" \
         --boot systemd.unit=multi-user.target || status=$?
 done
 echo $$ > /sys/fs/cgroup/cgroup.procs
 find "$group" -depth -type d -exec rmdir {} +
 "#;
+
+/// What a takeover needs, and nspawn's filter forbids.
+const CALLS: &str = "pidfd_getfd ptrace";
+/// The same for the daemon's own sandbox, which does without on every other host.
+const LANDLOCK: &str = "landlock_create_ruleset landlock_add_rule landlock_restrict_self";
 
 /// What a host is made of: a program or a file, and the Debian package or kernel option that brings it.
 const PARTS: [(&str, &str); 5] = [
@@ -150,6 +155,15 @@ pub(crate) struct Host {
 impl Host {
     /// Boots a host of the release under test, and returns when everything on it has started.
     pub(crate) fn boot() -> Self {
+        Self::boot_letting(CALLS)
+    }
+
+    /// As [`Self::boot`], where Landlock can be used.
+    pub(crate) fn boot_with_landlock() -> Self {
+        Self::boot_letting(&format!("{CALLS} {LANDLOCK}"))
+    }
+
+    fn boot_letting(calls: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let release = Release::under_test();
         let lacking = lacking(release);
@@ -170,6 +184,7 @@ impl Host {
             .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
             .args(["bash", "-euc", BOOT, "bash", &name])
             .args([files, release.tree()])
+            .arg(calls)
             .stdin(Stdio::null())
             .stdout(console.try_clone().expect("a second descriptor"))
             .stderr(console)

@@ -6,6 +6,7 @@
 //!
 //! - `applications`: RabbitMQ and ejabberd, whatever happens to the daemon.
 //! - `unit`: the start, the process, the sandbox, the watchdog.
+//! - `sandbox`: what the daemon can do there, where the host lets it use Landlock.
 //! - `settings`: environment and file, good and bad, at a start, a reload and a restart.
 //! - `journal`: a refusal read back by field, and what the catalogue says under it.
 //! - `sockets`: socket activation, by our socket unit and by Debian's.
@@ -32,6 +33,7 @@ mod journal;
 mod junk;
 mod load;
 mod release;
+mod sandbox;
 mod settings;
 mod sockets;
 mod survival;
@@ -102,8 +104,19 @@ fn on_a_host(test: impl FnOnce(&Service<'_>) + Send) {
 /// Runs a test on a host of its own, in the host's network, where stock epmd is installed as Debian's
 /// package does it, and not started.
 fn on_a_stock_host(test: impl FnOnce(&Service<'_>) + Send) {
-    let host = Host::boot();
-    let service = Service { host: &host };
+    on_this_host(&Host::boot(), test);
+}
+
+/// As [`on_a_host`], where Landlock can be used.
+fn on_a_host_with_landlock(test: impl FnOnce(&Service<'_>) + Send) {
+    on_this_host(&Host::boot_with_landlock(), |service| {
+        service.install_ours();
+        test(service);
+    });
+}
+
+fn on_this_host(host: &Host, test: impl FnOnce(&Service<'_>) + Send) {
+    let service = Service { host };
     service.write_file("sysusers.d/epmd.conf", "/etc/sysusers.d/epmd.conf");
     host.must("systemd-sysusers");
     let outcome = std::thread::scope(|scope| {

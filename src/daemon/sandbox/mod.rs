@@ -201,7 +201,7 @@ impl Rules {
                 ),
             );
         }
-        let landlock = match self.landlock() {
+        let landlock = match self.landlock(&mut lacks) {
             Ok(Ok(version)) => Some(version),
             Ok(Err(why)) => {
                 lacks(Level::Info, why.to_owned());
@@ -221,7 +221,10 @@ impl Rules {
     }
 
     /// Landlock, as far as the kernel goes; why there is none, where it has none.
-    fn landlock(&self) -> Result<Result<u32, &'static str>, RulesetError> {
+    fn landlock(
+        &self,
+        lacks: &mut impl FnMut(Level, String),
+    ) -> Result<Result<u32, &'static str>, RulesetError> {
         let mut ruleset = Ruleset::default()
             .handle_access(AccessFs::from_all(NEWEST))?
             .handle_access(AccessNet::from_all(NEWEST))?
@@ -231,7 +234,7 @@ impl Rules {
         }
         let mut ruleset = ruleset.create()?;
         for row in PERMITTED {
-            ruleset = self.permit(ruleset, row.what, row.may)?;
+            ruleset = self.permit(ruleset, row.what, row.may, lacks)?;
         }
         // That is done, or said, already.
         let status = ruleset.no_new_privs(false).restrict_self()?;
@@ -257,6 +260,7 @@ impl Rules {
         ruleset: RulesetCreated,
         what: What,
         may: May,
+        lacks: &mut impl FnMut(Level, String),
     ) -> Result<RulesetCreated, RulesetError> {
         let one;
         let paths: &[PathBuf] = match what {
@@ -273,10 +277,19 @@ impl Rules {
                 });
             }
         };
-        // What is not there needs no rule.
-        let mut there = paths.iter().filter_map(|path| PathFd::new(path).ok());
-        there.try_fold(ruleset, |ruleset, place| {
-            ruleset.add_rule(PathBeneath::new(place, rights(may)))
+        let mut paths = paths.iter();
+        paths.try_fold(ruleset, |ruleset, path| match PathFd::new(path) {
+            Ok(place) => ruleset.add_rule(PathBeneath::new(place, rights(may))),
+            Err(error) => {
+                // What is not there needs no rule.
+                if path.exists() {
+                    lacks(
+                        Level::Warning,
+                        format!("it can't be permitted to read there: {error}"),
+                    );
+                }
+                Ok(ruleset)
+            }
         })
     }
 }
