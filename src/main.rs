@@ -11,7 +11,7 @@ use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Sources};
 use hardened_epmd::core::wire::Request;
 use hardened_epmd::daemon::sandbox::{self, FirstThread};
 use hardened_epmd::daemon::takeover::{self, Force};
-use hardened_epmd::daemon::{self, Lent};
+use hardened_epmd::daemon::{self, FromMain};
 use hardened_epmd::exit::{Exit, complain, print};
 use hardened_epmd::tools::{client, control, doctor, refused};
 use nix::sys::resource::{Resource, getrlimit};
@@ -71,7 +71,7 @@ fn run(first_thread: Option<FirstThread>) -> Exit {
                 return error.exit();
             }
         };
-    let lent = Lent {
+    let lent = FromMain {
         ask: client::epmd_runs,
         first_thread,
     };

@@ -33,6 +33,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const NOBODY: [&str; 4] = [
     "setpriv",
@@ -52,12 +53,14 @@ const SIGNALS: u64 = 6;
 struct Kept {
     outside: Outside,
     _listener: TcpListener,
+    _folder: TempDir,
 }
 
 fn outside(host: &Host) -> Kept {
-    let folder = host.file("outside");
-    fs::create_dir(&folder).expect("a folder");
-    fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("a mode");
+    // Not where the settings are: a service may read that folder.
+    let tmp = tempfile::tempdir().expect("a folder");
+    let folder = tmp.path();
+    fs::set_permissions(folder, Permissions::from_mode(0o777)).expect("a mode");
     // Who is not root has to get there.
     fs::set_permissions(host.file(""), Permissions::from_mode(0o711)).expect("a mode");
     let file = folder.join("file");
@@ -70,11 +73,12 @@ fn outside(host: &Host) -> Kept {
     Kept {
         outside: Outside {
             file: path(&file),
-            folder: path(&folder),
+            folder: path(folder),
             port: port(&listener),
             free,
         },
         _listener: listener,
+        _folder: tmp,
     }
 }
 
@@ -542,4 +546,16 @@ fn nothing_that_the_daemon_does_fails_by_its_own_sandbox() {
         .filter(|line| !line.contains("\"/\", O_RDONLY"))
         .collect();
     assert!(denied.is_empty(), "{denied:#?}");
+}
+
+/// The kernel takes no rule for what has no place among the files.
+#[test]
+fn settings_out_of_a_pipe_are_no_hindrance() {
+    let host = lone_host();
+    let with_a_pipe = "exec \"$0\" -config <(echo) \"$@\"";
+    let service = Launch::on(&host)
+        .wrapped(&["bash", "-c", with_a_pipe])
+        .start();
+    all_in_force(&host);
+    assert!(!service.said().contains("sandbox"), "{}", service.said());
 }

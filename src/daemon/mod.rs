@@ -16,4 +16,4 @@ mod start;
 pub mod systemd;
 pub mod takeover;
 
-pub use start::{Ask, Lent, run, run_in_place};
+pub use start::{Ask, FromMain, run, run_in_place};

@@ -30,7 +30,7 @@ use sockets::{adopted, sockets};
 
 /// What main lends.
 #[derive(Debug)]
-pub struct Lent {
+pub struct FromMain {
     /// The question whether an epmd runs.
     pub ask: Ask,
     /// The process's first thread, where this is another one.
@@ -39,7 +39,7 @@ pub struct Lent {
 
 /// Starts the daemon, and returns when it has ended. In the background it lets go of who started it when
 /// it serves, so that who started it hears of all that can fail before.
-pub fn run(mode: Mode, sources: Sources, lent: Lent) -> Exit {
+pub fn run(mode: Mode, sources: Sources, lent: FromMain) -> Exit {
     match start(mode, sources, lent, None) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
@@ -47,15 +47,20 @@ pub fn run(mode: Mode, sources: Sources, lent: Lent) -> Exit {
 }
 
 /// As [`run`], in the place of the epmd that has the port, if one has it.
-pub fn run_in_place(mode: Mode, sources: Sources, lent: Lent, force: Force) -> Exit {
+pub fn run_in_place(mode: Mode, sources: Sources, lent: FromMain, force: Force) -> Exit {
     match start(mode, sources, lent, Some(force)) {
         Ok(()) => Exit::Success,
         Err(exit) => exit,
     }
 }
 
-fn start(mode: Mode, mut sources: Sources, lent: Lent, takeover: Option<Force>) -> Result<(), Exit> {
-    let Lent {
+fn start(
+    mode: Mode,
+    mut sources: Sources,
+    lent: FromMain,
+    takeover: Option<Force>,
+) -> Result<(), Exit> {
+    let FromMain {
         ask,
         mut first_thread,
     } = lent;

@@ -35,8 +35,12 @@ pub(super) fn of_file(path: &Path) -> &Path {
 /// What may be read again of the settings at `path`.
 pub(super) fn of(path: &Path, is_service: bool) -> Readable {
     let is_epmds_own_user = is_service && !geteuid().is_root();
-    // By a link, the file may be replaced at either end.
     let target = fs::canonicalize(path).ok();
+    // A pipe (`-config <(...)`), or a file that is gone: there is nothing by this name that could be replaced.
+    if target.is_none() && fs::symlink_metadata(path).is_ok() {
+        return Readable::default();
+    }
+    // By a link, the file may be replaced at either end.
     let mut folders: Vec<PathBuf> = Vec::new();
     let mut may_be_replaced = true;
     for place in [Some(path), target.as_deref()].into_iter().flatten() {
@@ -51,7 +55,7 @@ pub(super) fn of(path: &Path, is_service: bool) -> Readable {
         folders.clear();
     }
     Readable {
-        files: vec![path.to_owned()],
+        files: target.into_iter().collect(),
         folders,
     }
 }
@@ -111,7 +115,16 @@ mod tests {
         fs::remove_file(&key).unwrap();
         fs::create_dir(tmp.path().join("ssl")).unwrap();
         assert!(!is_read(), "what is below it could be read as well");
-        assert!(of(&path, false).files == [path.clone()]);
+        assert_eq!(of(&path, false).files, [fs::canonicalize(&path).unwrap()]);
+    }
+
+    #[test]
+    fn a_pipe_needs_no_permission() {
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
+        assert!(Path::new(&path).exists());
+        let none = of(Path::new(&path), false);
+        assert!(none.files.is_empty() && none.folders.is_empty(), "{none:?}");
     }
 
     #[test]

@@ -58,8 +58,8 @@ pub struct Sandbox {
     ports: Option<Vec<u16>>,
     /// The settings' file as it was, and whether it may be another one.
     settings: Settings,
-    /// Without it open, what the rule for /proc/self is tied to would go when the kernel needs memory.
-    _proc: Option<File>,
+    /// Without these open, what the rules for /proc are tied to would go when the kernel needs memory.
+    _open: Vec<File>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +92,11 @@ impl Sandbox {
         let settings = folder::of(&plan.settings, plan.is_service);
         let folder_is_permitted = !settings.folders.is_empty();
         let was = identity(&plan.settings);
-        let proc = File::open("/proc/self").ok();
+        let of_proc = PERMITTED.iter().filter_map(|row| match row.what {
+            What::At(path) if path.starts_with("/proc/") => File::open(path).ok(),
+            _ => None,
+        });
+        let open = of_proc.collect();
         let rules = Rules {
             files: settings.files,
             folders: settings.folders,
@@ -124,7 +128,7 @@ impl Sandbox {
                 was,
                 folder_is_permitted,
             },
-            _proc: proc,
+            _open: open,
         };
         (sandbox, notes)
     }

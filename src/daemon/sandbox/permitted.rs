@@ -57,6 +57,11 @@ pub(super) const PERMITTED: &[Permitted] = &[
         why: "descriptors, memory and threads for -status and /metrics, and what is in force of the sandbox",
     },
     Permitted {
+        what: What::At("/proc/sys/kernel/overflowuid"),
+        may: May::Read,
+        why: "the user that stands for all that are unknown, where sockets are asked for (diag)",
+    },
+    Permitted {
         what: What::At("/etc/localtime"),
         may: May::Read,
         why: "syslog(3) writes local time",
