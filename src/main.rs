@@ -9,11 +9,12 @@ use std::thread;
 
 use hardened_epmd::config::{self, Command, Invocation, Mode, Settings, Sources};
 use hardened_epmd::core::wire::Request;
+use hardened_epmd::daemon::lent::ToATool;
 use hardened_epmd::daemon::sandbox::{self, FirstThread};
 use hardened_epmd::daemon::takeover::{self, Force};
 use hardened_epmd::daemon::{self, FromMain};
 use hardened_epmd::exit::{Exit, complain, print};
-use hardened_epmd::tools::{client, control, doctor, refused};
+use hardened_epmd::tools::{client, control, doctor, mesh, refused, watch};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -93,6 +94,15 @@ fn run(first_thread: Option<FirstThread>) -> Exit {
             over_ipv6,
             json,
         } => doctor::run(&sources, &targets, over_ipv6, json),
+        Command::Mesh {
+            targets,
+            via,
+            over_ipv6,
+            json,
+        } => mesh::run(sources, targets, via, over_ipv6, json),
+        Command::Watch { mode, over_ipv6 } => watch::run(&sources, over_ipv6, |settings, page| {
+            ToATool::start(settings, mode, "watch.metrics", |s| s.watch.metrics, page)
+        }),
         Command::Names => ask(&sources, |port| client::list(port, &Request::List)),
         Command::Dump => ask(&sources, |port| client::list(port, &Request::Dump)),
         Command::Kill => ask(&sources, client::kill),

@@ -1,11 +1,13 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
 //! Adopting descriptors that were handed over, closing all others that were inherited, copying some out of
-//! another process; fork(2), what a signal does, and capabilities. Each use says why it is sound; nothing here decides
-//! anything. Called by `daemon`.
+//! another process; fork(2), what a signal does, a program that is started apart, and capabilities. Each use says
+//! why it is sound; nothing here decides anything. Called by `daemon`, and by `tools` for signals and programs.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::sync::Arc;
 
 use nix::libc;
@@ -97,6 +99,20 @@ pub fn is_ignored(signal: Signal) -> io::Result<bool> {
     }
     // SAFETY: all zeros are a `sigaction` already, and the kernel has filled it in.
     Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Has a program be started apart: as a process group of its own, with no signal held back, and ended
+/// (SIGKILL) where the thread ends that started it.
+pub fn start_apart(command: &mut Command) {
+    command.process_group(0);
+    let prepare = || {
+        SigSet::empty().thread_set_mask()?;
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        Ok(())
+    };
+    // SAFETY: it runs in the child between fork(2) and exec(2), and makes two system calls, no more: it
+    // takes no memory and no lock.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Takes over a descriptor that was handed to this process: by systemd (`LISTEN_FDS`), or in a

@@ -15,6 +15,7 @@ use super::diagnostic::quote;
 use super::options::{OPTIONS, OptionSpec, Section, usage};
 use super::sources::{Given, Sources};
 use super::target::Target;
+use super::template::Template;
 use super::variables::{self, Variable};
 use crate::exit::Exit;
 
@@ -54,6 +55,24 @@ pub enum Command {
         over_ipv6: bool,
         /// `-json`.
         json: bool,
+    },
+    /// `-doctor -mesh [-via Template] Node@Host[:Port] ...`
+    Mesh {
+        /// The nodes, each once; one at least.
+        targets: Vec<Target>,
+        /// `-via`: how a command is run on each of their hosts.
+        via: Template,
+        /// `-proto_dist inet6_tcp`: over IPv6 first.
+        over_ipv6: bool,
+        /// `-json`.
+        json: bool,
+    },
+    /// `-watch`.
+    Watch {
+        /// How it runs; never in the background.
+        mode: Mode,
+        /// `-proto_dist inet6_tcp`: over IPv6 first.
+        over_ipv6: bool,
     },
     /// `-status`.
     Status {
@@ -288,7 +307,12 @@ fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError
     };
     let json = with("json", &["doctor", "status", "refused"])?;
     with("since", &["refused"])?;
-    with("proto_dist", &["doctor"])?;
+    with("proto_dist", &["doctor", "watch"])?;
+    let mesh = with("mesh", &["doctor"])?;
+    if matches.opt_present("via") && !mesh {
+        let text = "\"-via\" is of no use here; expected it with \"-doctor -mesh\"";
+        return Err(CommandLineError::new(text));
+    }
     let takes_over = takeover(matches)?;
     let Some(option) = option else {
         let mode = mode(matches)?;
@@ -303,8 +327,25 @@ fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError
     }
     Ok(match option.name {
         "check_config" => Command::CheckConfig,
+        "doctor" if mesh => Command::Mesh {
+            targets: targets_of_a_mesh(&matches.free)?,
+            via: via(matches)?,
+            over_ipv6: over_ipv6(matches)?,
+            json,
+        },
+        "watch" => Command::Watch {
+            mode: match mode(matches)? {
+                Mode::Daemon => {
+                    let text =
+                        "\"-watch\" stays in the foreground; expected it without \"-daemon\"";
+                    return Err(CommandLineError::new(text));
+                }
+                mode => mode,
+            },
+            over_ipv6: over_ipv6(matches)?,
+        },
         "doctor" => Command::Doctor {
-            targets: targets(&matches.free)?,
+            targets: targets(&matches.free, Target::parse)?,
             over_ipv6: over_ipv6(matches)?,
             json,
         },
@@ -324,16 +365,38 @@ fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError
 }
 
 /// The nodes that the doctor is to examine, each once.
-fn targets(words: &[String]) -> Result<Vec<Target>, CommandLineError> {
+fn targets(
+    words: &[String],
+    parse: fn(&str) -> Result<Target, &'static str>,
+) -> Result<Vec<Target>, CommandLineError> {
     let mut targets = Vec::new();
     for word in words {
-        let target = Target::parse(word)
-            .map_err(|what| CommandLineError::new(format!("{} {what}", quote(word))))?;
+        let target =
+            parse(word).map_err(|what| CommandLineError::new(format!("{} {what}", quote(word))))?;
         if !targets.contains(&target) {
             targets.push(target);
         }
     }
     Ok(targets)
+}
+
+/// The nodes that are to examine each other, by way of their hosts.
+fn targets_of_a_mesh(words: &[String]) -> Result<Vec<Target>, CommandLineError> {
+    let targets = targets(words, Target::parse_plain)?;
+    if targets.is_empty() {
+        let text = "\"-mesh\" needs nodes; expected NAME@HOST for each of the cluster";
+        return Err(CommandLineError::new(text));
+    }
+    Ok(targets)
+}
+
+/// How a command is run on another host.
+fn via(matches: &Matches) -> Result<Template, CommandLineError> {
+    match matches.opt_strs("via").pop() {
+        None => Ok(Template::default()),
+        Some(text) => Template::parse(&text)
+            .map_err(|what| CommandLineError::new(format!("\"-via\": {what}"))),
+    }
 }
 
 /// Whether the nodes that are asked about use IPv6, by erl's own option.
@@ -569,12 +632,81 @@ mod tests {
     }
 
     #[test]
+    fn the_doctor_asks_other_hosts() {
+        let nodes: Vec<_> = ["a@h", "b@h"].map(|n| Target::parse(n).unwrap()).into();
+        let mesh = |via, json| Command::Mesh {
+            targets: nodes.clone(),
+            via,
+            over_ipv6: false,
+            json,
+        };
+        assert_eq!(
+            command_of(&["-doctor", "-mesh", "a@h", "b@h", "a@h"]),
+            mesh(Template::default(), false)
+        );
+        let template = Template::parse("docker exec {host}").unwrap();
+        for args in [
+            [
+                "-mesh",
+                "-via",
+                "docker exec {host}",
+                "-json",
+                "-doctor",
+                "a@h",
+                "b@h",
+            ],
+            [
+                "-doctor",
+                "a@h",
+                "b@h",
+                "-json",
+                "-via",
+                "docker exec {host}",
+                "--mesh",
+            ],
+        ] {
+            assert_eq!(command_of(&args), mesh(template.clone(), true));
+        }
+        let watch = |mode, over_ipv6| Command::Watch { mode, over_ipv6 };
+        assert_eq!(command_of(&["-watch"]), watch(Mode::Foreground, false));
+        assert_eq!(
+            command_of(&["-systemd", "-watch"]),
+            watch(Mode::Systemd, false)
+        );
+        assert_eq!(
+            command_of(&["-watch", "-proto_dist", "inet6_tcp"]),
+            watch(Mode::Foreground, true)
+        );
+        assert!(reason(&["-daemon", "-watch"]).contains("stays in the foreground"));
+        assert!(parse(&["-watch", "a@h"]).is_err());
+        assert!(reason(&["-mesh", "-names"]).contains("\"-mesh\" is of no use here"));
+    }
+
+    #[test]
     fn a_wrong_question_to_the_doctor_ends_with_2() {
         for (args, message) in [
             (
-                &["-doctor", "-bogus"][..],
-                "\"-bogus\" is an unknown option",
+                &["-doctor", "-mesh"][..],
+                "\"-mesh\" needs nodes; expected NAME@HOST for each of the cluster",
             ),
+            (
+                &["-doctor", "-mesh", "a$@h"],
+                "\"a$@h\" has a character that -mesh hands to no other host; expected letters, digits and ._-:[]@%",
+            ),
+            (
+                &["-doctor", "-mesh", "a@-oX"],
+                "\"a@-oX\" would be taken for an option; expected a name that does not begin with -",
+            ),
+            (
+                &["-doctor", "-mesh", "-via", "ssh h", "a@h"],
+                "\"-via\": \"ssh h\" has no {host} in it; expected it where the host's name belongs, as in \"ssh -o \
+                 BatchMode=yes {host}\"",
+            ),
+            (
+                &["-doctor", "-via", "ssh {host}", "a@h"],
+                "\"-via\" is of no use here; expected it with \"-doctor -mesh\"",
+            ),
+            (&["-doctor", "-bogus"], "\"-bogus\" is an unknown option"),
             (&["-bogus", "-doctor"], "\"-bogus\" is an unknown option"),
             (&["-doctor", "a"], "\"a\" is no node; expected NAME@HOST"),
             (

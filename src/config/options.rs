@@ -178,9 +178,31 @@ pub const OPTIONS: &[OptionSpec] = &[
         value: Some("Proto"),
         operands: None,
         section: Section::Regular,
-        brief: "With -doctor: examine nodes that are started with this option of erl's, inet_tcp or \
+        brief: "With -doctor or -watch: examine nodes that are started with this option of erl's, inet_tcp or \
                 inet6_tcp.",
         more: "With inet6_tcp, IPv6 is asked first where a host has both.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "mesh",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Regular,
+        brief: "With -doctor: ask the host of each of these nodes to examine all of them, and show who \
+                can't reach whom.",
+        more: "",
+        stock: false,
+    },
+    OptionSpec {
+        name: "via",
+        short: None,
+        value: Some("Template"),
+        operands: None,
+        section: Section::Regular,
+        brief: "With -mesh: how a command is run on a host, in place of `ssh -o BatchMode=yes {host}`.",
+        more: "Such as `kubectl exec {host} --` or `docker exec {host}`. It is split at blanks as a shell \
+               would, with quotes, and run without one.",
         stock: false,
     },
     OptionSpec {
@@ -286,6 +308,18 @@ pub const OPTIONS: &[OptionSpec] = &[
                stands in brackets then. Each line begins with ok, warn or FAIL. It sends nothing but \
                lookups, lists and connects without a byte. Status 0 if nothing fails, 1 if anything does, 2 if the \
                command line is wrong.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "watch",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Interactive,
+        brief: "Examine the nodes of watch.nodes again and again, and say once when one can't be \
+                reached any more, and when it can again.",
+        more: "In the foreground, or as a service with -systemd. Status 78 where the settings are wrong, or \
+               name no node.",
         stock: false,
     },
     OptionSpec {
@@ -479,7 +513,7 @@ mod tests {
         assert!(usage.contains("\n       epmd [-d|-debug] [-port No] [-names|-started|"));
         assert!(usage.contains(
             "\n       epmd [Option...] [-check_config|-doctor [Node@Host[:Port] ...]]\n\
-             \x20      epmd [Option...] [-status|-refused|-help|-version]\n"
+             \x20      epmd [Option...] [-watch|-status|-refused|-help|-version]\n"
         ));
         assert!(usage.contains("\nRegular options\n    -d\n    -debug\n        Tell every"));
         assert!(usage.contains("\nDbgExtra options\n    -packet_timeout Seconds\n"));

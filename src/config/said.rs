@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::coverage;
 use super::settings::Format;
+use super::target::Target;
+use super::watch::Every;
 use crate::core::access::Networks;
+use crate::core::audit::escape;
 
 /// How many elements of a list are shown; the rest is counted.
 pub(super) const MOST_SHOWN: usize = 20;
@@ -34,6 +37,18 @@ pub(super) fn metrics(address: &Option<SocketAddr>) -> String {
         || "nowhere".to_owned(),
         |address| format!("http://{address}/metrics"),
     )
+}
+
+/// The nodes that are watched.
+pub(super) fn nodes(nodes: &Vec<Target>) -> String {
+    match nodes.is_empty() {
+        true => "none".to_owned(),
+        false => elements(nodes.iter().map(|node| escape(node.to_string().as_bytes()))),
+    }
+}
+
+pub(super) fn every(every: &Every) -> String {
+    time(&every.0)
 }
 
 pub(super) fn denied(deny: &Networks) -> String {

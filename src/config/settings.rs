@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::places::Places;
+use super::watch::Watch;
 use crate::core::access::Rules;
 use crate::core::audit::{Hint, Origin, Policy};
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub audit: Audit,
     /// Where Prometheus may read the counters; `None` is nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Which nodes `-watch` examines.
+    pub watch: Watch,
     /// Allow STOP_REQ, and KILL_REQ while names are registered.
     pub relaxed_command_check: bool,
     /// Wait this long before each accept (stock's test of a busy server).
@@ -75,6 +78,7 @@ impl Default for Settings {
             limits: Limits::default(),
             audit: Audit::default(),
             metrics: None,
+            watch: Watch::default(),
             relaxed_command_check: false,
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,

@@ -204,6 +204,38 @@ pub const KEYS: &[Key] = &[
         example: "\"127.0.0.1:9436\"",
         slot: &field!(Field, metrics, said::metrics),
     },
+    Key {
+        path: "watch.nodes",
+        option: None,
+        variable: None,
+        brief: "The nodes that -watch examines.",
+        example: "[\"api@api.test\", \"dashboard@dashboard.test\"]",
+        slot: &field!(Field, watch.nodes, said::nodes),
+    },
+    Key {
+        path: "watch.every",
+        option: None,
+        variable: None,
+        brief: "How often -watch examines each of them.",
+        example: "\"1m\"",
+        slot: &field!(Field, watch.every, said::every),
+    },
+    Key {
+        path: "watch.after",
+        option: None,
+        variable: None,
+        brief: "How many rounds a change has to hold before -watch tells it.",
+        example: "3",
+        slot: &field!(Field, watch.after, ToString::to_string),
+    },
+    Key {
+        path: "watch.metrics",
+        option: None,
+        variable: None,
+        brief: "Where Prometheus may read what -watch finds, at /metrics.",
+        example: "\"127.0.0.1:9437\"",
+        slot: &field!(Field, watch.metrics, said::metrics),
+    },
 ];
 
 /// What a row does with the settings.

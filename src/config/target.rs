@@ -43,6 +43,25 @@ impl Target {
         })
     }
 
+    /// The same for a node that other hosts are to be asked about: its words go through `ssh` and a shell
+    /// on the other side, so they are letters, digits and a few characters that mean nothing there.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_plain(text: &str) -> Result<Self, &'static str> {
+        let target = Self::parse(text)?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-:[]@%".contains(c);
+        if !text.chars().all(fits) {
+            return Err(
+                "has a character that -mesh hands to no other host; expected letters, digits and ._-:[]@%",
+            );
+        }
+        if target.name.starts_with('-') || target.host.starts_with('-') {
+            return Err("would be taken for an option; expected a name that does not begin with -");
+        }
+        Ok(target)
+    }
+
     /// Whether its host has a full name, which a node started with `-name` has. An address is one.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -174,6 +193,32 @@ mod tests {
             assert!(Target::parse(text).is_err(), "{text:?}");
         }
         assert!(Target::parse(&format!("a@{}", "h".repeat(MAX_HOST))).is_ok());
+    }
+
+    #[test]
+    fn what_goes_to_other_hosts_means_nothing_to_a_shell() {
+        for text in [
+            "a_1.b-c@h-1.test",
+            "A@10.77.0.1:9100",
+            "a@[fe80::1%eth0]:9100",
+            "a@fd77::1",
+        ] {
+            assert_eq!(Target::parse_plain(text), Target::parse(text), "{text}");
+        }
+        // All of these are nodes to -doctor, whose words go nowhere.
+        for name in [
+            "größe", "a$x", "a`x`", "a;x", "a|x", "a&x", "a>x", "a*", "a?", "a'", "a\"", "a\\",
+            "~a", "a(x)", "a{x}", "a#", "a!", "a=b", "a,b", "a+b", "-x",
+        ] {
+            for text in [format!("{name}@h.test"), format!("{name}@h.test:9100")] {
+                assert!(Target::parse(&text).is_ok(), "{text}");
+                assert!(Target::parse_plain(&text).is_err(), "{text}");
+            }
+        }
+        for text in ["a@größe", "a@-oProxyCommand", "a@-"] {
+            assert!(Target::parse(text).is_ok(), "{text}");
+            assert!(Target::parse_plain(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -232,7 +232,7 @@ fn every_mistake_of_one_file_is_told_in_one_run() {
              format = \"xml\"\n\
              window = \"2 days\"\n\
              lookups = 1\n"),
-        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit, metrics
+        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit, metrics, watch
     lisen = ["10.0.3.5"]
     ^
 epmd: FILE:2:8: port is a string; expected a whole number from 0 to 65535, such as port = 4369
@@ -455,6 +455,34 @@ fn keys_of_a_node() {
         [
             "1:14: node \"a\" has no allow; expected one, such as allow = [\"10.0.3.0/28\"], or [] for this host alone",
             "1:16: unknown key \"b\"; expected allow",
+        ]
+    );
+}
+
+#[test]
+fn nodes_to_be_watched_are_checked_each() {
+    let settings = good(
+        "[watch]\nnodes = [\"a@h\", \"b@[fd77::1]:9100\", \"a@h\", \"c@fe80::1%eth0\", \"c@[fe80::1%eth0]\"]\nevery = \"5s\"\n",
+    );
+    let nodes: Vec<_> = settings
+        .watch
+        .nodes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(nodes, ["a@h", "b@[fd77::1]:9100", "c@fe80::1%eth0"]);
+    assert_eq!(settings.watch.every.0, Duration::from_secs(5));
+    assert_eq!(
+        headlines(
+            "[watch]\nnodes = [\"a@h\", \"b\", 7, \"c@h:0\", \"d@$(x)\"]\nevery = \"4999ms\"\nafter = 0\n".to_owned()
+        ),
+        [
+            "2:17: \"b\" is no node; expected NAME@HOST",
+            "2:22: an element of nodes is a number; expected a string, such as \"api@api.test\"",
+            "2:25: \"c@h:0\" has no port behind the host; expected NAME@HOST:PORT with a port from 1 to 65535",
+            "2:34: \"d@$(x)\" has no host's name behind the @; expected NAME@HOST",
+            "3:9: every is 4s 999ms; expected 5s or more: each round asks each node's epmd",
+            "4:9: after is 0; expected a whole number from 1 to 1048576",
         ]
     );
 }
@@ -909,7 +937,7 @@ fn the_clients_port() {
     );
     let half = folder.file("half.toml", "port = 7\nbogus = 1\n");
     let warning = format!(
-        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, limits, audit, metrics; asking port 7"
+        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, limits, audit, metrics, watch; asking port 7"
     );
     assert_eq!(port(&["-config", &half], &[]), (7, Some(warning)));
     let none = folder.path("none.toml");
@@ -955,6 +983,10 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          audit.window: 1m [default]\n\
          audit.lookups: false [default]\n\
          metrics.listen: nowhere [default]\n\
+         watch.nodes: none [default]\n\
+         watch.every: 30s [default]\n\
+         watch.after: 2 [default]\n\
+         watch.metrics: nowhere [default]\n\
          relaxed_command_check: false [default]\n"
     );
     let folder = Folder::new();
@@ -996,6 +1028,10 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          audit.window: 1m 30s [FILE:24]\n\
          audit.lookups: true [FILE:25]\n\
          metrics.listen: nowhere [default]\n\
+         watch.nodes: none [default]\n\
+         watch.every: 30s [default]\n\
+         watch.after: 2 [default]\n\
+         watch.metrics: nowhere [default]\n\
          relaxed_command_check: true [ERL_EPMD_RELAXED_COMMAND_CHECK]\n\
          delay_accept: 3s [-delay_accept]\n\
          debug: 2 [-debug]\n"
@@ -1018,7 +1054,7 @@ fn said(settings: &Settings, code: &str) -> String {
 }
 
 /// A value other than the default, for each key.
-const OTHER_VALUES: [(&str, &str); 15] = [
+const OTHER_VALUES: [(&str, &str); 19] = [
     ("listen", "[\"10.0.3.5\"]"),
     ("port", "4370"),
     ("access.allow", "[\"10.0.3.0/24\"]"),
@@ -1034,6 +1070,10 @@ const OTHER_VALUES: [(&str, &str); 15] = [
     ("audit.window", "\"7s\""),
     ("audit.lookups", "true"),
     ("metrics.listen", "\"127.0.0.1:9436\""),
+    ("watch.nodes", "[\"a@api.test\"]"),
+    ("watch.every", "\"7s\""),
+    ("watch.after", "7"),
+    ("watch.metrics", "\"127.0.0.1:9437\""),
 ];
 
 #[test]

@@ -340,7 +340,7 @@ fn integer(
     None
 }
 
-fn list<'v, 'i>(
+pub(super) fn list<'v, 'i>(
     path: &str,
     example: &str,
     value: &'v Value<'i>,
@@ -358,7 +358,7 @@ fn list<'v, 'i>(
     None
 }
 
-fn element_text<'v>(
+pub(super) fn element_text<'v>(
     path: &str,
     example: &str,
     value: &'v Value<'_>,

@@ -31,7 +31,7 @@ pub struct Reach {
     /// The node's whole name, escaped.
     pub node: String,
     /// [`REACHABLE`], or the code of what fails.
-    pub verdict: &'static str,
+    pub verdict: String,
     /// The address that was examined; absent where the host's name has none.
     pub peer: Option<String>,
     /// The whole in one line, for people.

@@ -8,4 +8,7 @@ mod call;
 pub mod client;
 pub mod control;
 pub mod doctor;
+pub mod mesh;
 pub mod refused;
+mod signals;
+pub mod watch;

@@ -147,7 +147,7 @@ fn emit_reach(reach: &Reach) {
                 $level,
                 event = reach.event(),
                 node = reach.node.as_str(),
-                verdict = reach.verdict,
+                verdict = reach.verdict.as_str(),
                 peer = reach.peer.as_deref(),
                 message = reach.message.as_str(),
                 remedy = reach.remedy.as_deref(),

@@ -389,10 +389,10 @@ fn addresses_are_told_without_their_port() {
     assert!(lines_of(log, &written)[0].contains("\"peer\":\"fd00:3::1\",\"peer_port\":1,"));
 }
 
-fn reach(verdict: &'static str, remedy: Option<&str>) -> Reach {
+fn reach(verdict: &str, remedy: Option<&str>) -> Reach {
     Reach {
         node: "a@api.test".into(),
-        verdict,
+        verdict: verdict.into(),
         peer: Some("10.77.0.1".into()),
         message: "a@api.test: what the doctor says".into(),
         remedy: remedy.map(Into::into),

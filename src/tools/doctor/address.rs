@@ -5,23 +5,22 @@
 //! `host`.
 
 use std::fmt;
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _, UdpSocket,
-};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::SockaddrStorage;
 use serde::{Serialize, Serializer};
+use socket2::{Domain, Socket, Type};
 
 use super::LIMIT;
 use super::ask::within;
 
 /// An address of a host, without a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) ip: IpAddr,
+pub(in crate::tools) struct Address {
+    pub(in crate::tools) ip: IpAddr,
     /// The interface's number; 0 where none is said.
     zone: u32,
 }
@@ -97,7 +96,7 @@ pub(super) fn is_link_local(ip: IpAddr) -> bool {
 }
 
 /// The addresses of a host, those of one family first, or why there are none.
-pub(super) fn resolve(host: &str, ipv6_first: bool) -> Result<Vec<Address>, String> {
+pub(in crate::tools) fn resolve(host: &str, ipv6_first: bool) -> Result<Vec<Address>, String> {
     let name = host.to_owned();
     let found = within(LIMIT, move || {
         let found = (name.as_str(), 0).to_socket_addrs();
@@ -130,17 +129,15 @@ fn in_order(mut addresses: Vec<Address>, ipv6_first: bool) -> Vec<Address> {
 /// This host's address towards another. A datagram socket knows as soon as it is connected, which
 /// sends nothing.
 pub(super) fn source(address: Address) -> Option<IpAddr> {
-    let any: IpAddr = match address.ip {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(address.at(9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    let there = address.at(9);
+    // Not bound to anything: a unit that may only connect may not do even that.
+    let socket = Socket::new(Domain::for_address(there), Type::DGRAM, None).ok()?;
+    socket.connect(&there.into()).ok()?;
+    Some(socket.local_addr().ok()?.as_socket()?.ip())
 }
 
 /// This host's addresses, with their networks.
-pub(super) fn own_networks() -> Vec<IpNet> {
+pub(in crate::tools) fn own_networks() -> Vec<IpNet> {
     let ip = |address: SockaddrStorage| -> Option<IpAddr> {
         let v4 = address.as_sockaddr_in().map(|a| a.ip().into());
         v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
@@ -153,7 +150,7 @@ pub(super) fn own_networks() -> Vec<IpNet> {
 }
 
 /// The addresses of these networks.
-pub(super) fn addresses(own: &[IpNet]) -> Vec<IpAddr> {
+pub(in crate::tools) fn addresses(own: &[IpNet]) -> Vec<IpAddr> {
     own.iter().map(IpNet::addr).collect()
 }
 
@@ -176,6 +173,7 @@ pub(super) fn links() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn parse(list: &[&str]) -> Vec<Address> {
         let of = |a: &&str| a.parse::<IpAddr>().unwrap().into();

@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,33 +19,48 @@ use crate::tools::client::Call;
 /// The stack of each thread. The system's resolver needs most, with whatever /etc/nsswitch.conf has it
 /// load; nothing of it is taken before it is used.
 pub(super) const STACK: usize = 512 * 1024;
+/// How many threads may be left behind: -watch comes again and again where a resolver hangs.
+const MOST_LEFT: usize = 128;
 /// What a full buffer of an answer is read in.
 const CHUNK: usize = 4096;
 
 /// A thread to be made.
-pub(super) fn thread() -> thread::Builder {
+pub(in crate::tools) fn thread() -> thread::Builder {
     thread::Builder::new().stack_size(STACK)
 }
 
 /// Does something that can't be told when to give up; `None` where it takes longer than `limit`. A
-/// thread that is left behind waits for it then. Where there is no thread for it, it takes what it takes.
+/// thread that is left behind waits for it then, and where [`MOST_LEFT`] do, it is not even begun. Where there
+/// is no thread for it, it takes what it takes.
 pub(super) fn within<T: Send + 'static>(
     limit: Duration,
     act: impl Fn() -> T + Clone + Send + 'static,
 ) -> Option<T> {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    if RUNNING.fetch_add(1, Ordering::Relaxed) >= MOST_LEFT {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
     let (sender, receiver) = mpsc::channel();
     let there = act.clone();
     let made = thread().spawn(move || {
         let _ = sender.send(there());
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
     });
     match made {
         Ok(_) => receiver.recv_timeout(limit).ok(),
-        Err(_) => Some(act()),
+        Err(_) => {
+            RUNNING.fetch_sub(1, Ordering::Relaxed);
+            Some(act())
+        }
     }
 }
 
 /// Does all of these side by side; the results are in the same order.
-pub(super) fn side_by_side<A: Sync, T: Send>(all: &[A], act: impl Fn(&A) -> T + Sync) -> Vec<T> {
+pub(in crate::tools) fn side_by_side<A: Sync, T: Send>(
+    all: &[A],
+    act: impl Fn(&A) -> T + Sync,
+) -> Vec<T> {
     let act = &act;
     thread::scope(|scope| {
         let made: Vec<_> = all

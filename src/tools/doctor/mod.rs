@@ -2,17 +2,17 @@
 //!
 //! Examines this host and each `node@host` side by side, each step within [`LIMIT`], and reports. It
 //! works with any epmd and from any host; all that it sends are lookups, lists and connects without a
-//! byte. Called by `main`.
+//! byte. Called by `main`; `mesh` and `watch` examine by it as well.
 //!
 //! - `node`: one of them, step by step; `host`: this host, with `listens` (its epmd), `settings` (whom that
 //!   serves), `name` (its own name) and `ports` (its nodes' ports).
 //! - `address` and `ask`: resolving, connecting and asking, side by side.
 //! - `kernel`: who listens where; `told`: what the running daemon tells; `in_force`: the settings.
 //! - `judge`: what errors and bytes mean; `words` and `distribution`: how that is said.
-//! - `report`: findings, as text and JSON.
+//! - `report`: findings, as text and JSON; `progress`: what a terminal shows meanwhile.
 
-mod address;
-mod ask;
+pub(in crate::tools) mod address;
+pub(in crate::tools) mod ask;
 mod distribution;
 mod host;
 mod in_force;
@@ -20,21 +20,23 @@ mod judge;
 mod kernel;
 mod listens;
 mod name;
-mod node;
+pub(in crate::tools) mod node;
 mod ports;
-mod report;
+mod progress;
+pub(in crate::tools) mod report;
 mod settings;
 mod told;
 mod words;
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::host::Host;
 use self::in_force::InForce;
+use self::node::How;
+pub(in crate::tools) use self::progress::{PROGRESS, Progress};
 use self::report::{Check, Code, Finding, NodeReport, Report};
 use crate::config::{DEFAULT_PORT, Sources, Target};
 use crate::exit::{Exit, complain, print};
@@ -44,10 +46,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// After this time without an answer over one family, the other is asked as well, so that both are done
 /// in time.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// After which time, and how often, progress is shown on a terminal.
-const PROGRESS: Duration = Duration::from_millis(500);
 /// The stack of the thread that does the work: a settings file may be nested.
-const MAIN_STACK: usize = 2 * 1024 * 1024;
+pub(in crate::tools) const MAIN_STACK: usize = 2 * 1024 * 1024;
 /// How many nodes are examined at once.
 const AT_ONCE: usize = 64;
 
@@ -66,13 +66,11 @@ pub fn run(sources: &Sources, targets: &[Target], over_ipv6: bool, json: bool) -
 }
 
 fn run_here(sources: &Sources, targets: &[Target], over_ipv6: bool, json: bool) -> Exit {
-    let mut in_force = match in_force(sources) {
-        Ok(in_force) => in_force,
+    let progress = Progress::new("examined", targets.len() + 1);
+    let report = match look(sources, targets, over_ipv6, progress) {
+        Ok(report) => report,
         Err(exit) => return exit,
     };
-    in_force.needs_no_epmd =
-        !targets.is_empty() && targets.iter().all(|target| target.port.is_some());
-    let report = examine(&in_force, targets, over_ipv6);
     let text = match json {
         false => report.text(),
         true => match report.json() {
@@ -89,6 +87,22 @@ fn run_here(sources: &Sources, targets: &[Target], over_ipv6: bool, json: bool) 
     } else {
         Exit::Success
     }
+}
+
+/// Examines this host and these nodes. `progress` counts this host as one of them.
+///
+/// # Errors
+/// A mistake of the command line, which is told already.
+pub(in crate::tools) fn look(
+    sources: &Sources,
+    targets: &[Target],
+    over_ipv6: bool,
+    progress: Progress,
+) -> Result<Report, Exit> {
+    let mut in_force = in_force(sources)?;
+    in_force.needs_no_epmd =
+        !targets.is_empty() && targets.iter().all(|target| target.port.is_some());
+    Ok(examine(&in_force, targets, over_ipv6, progress))
 }
 
 /// Finds out by which settings this host's epmd goes. A mistake in the command line is one in the
@@ -148,7 +162,12 @@ enum Done {
 }
 
 /// Runs all checks side by side.
-fn examine(in_force: &InForce, targets: &[Target], over_ipv6: bool) -> Report {
+fn examine(in_force: &InForce, targets: &[Target], over_ipv6: bool, progress: Progress) -> Report {
+    let how = How {
+        port: in_force.port,
+        over_ipv6,
+        lists: true,
+    };
     let next = AtomicUsize::new(0);
     // Worker 0 begins with this host; each takes nodes as long as there are any.
     let work = |worker: usize, done: Sender<Done>| {
@@ -160,10 +179,7 @@ fn examine(in_force: &InForce, targets: &[Target], over_ipv6: bool) -> Report {
             let Some(target) = targets.get(index) else {
                 return;
             };
-            let _ = done.send(Done::Node(
-                index,
-                node::examine(target, in_force.port, over_ipv6),
-            ));
+            let _ = done.send(Done::Node(index, node::examine(target, how)));
         }
     };
     let (sender, receiver) = mpsc::channel();
@@ -183,13 +199,12 @@ fn examine(in_force: &InForce, targets: &[Target], over_ipv6: bool) -> Report {
         } else {
             drop(sender);
         }
-        collect(&receiver, targets)
+        collect(&receiver, targets, progress)
     })
 }
 
 /// Puts the results together as they come.
-fn collect(results: &Receiver<Done>, targets: &[Target]) -> Report {
-    let mut progress = Progress::new(targets.len() + 1);
+fn collect(results: &Receiver<Done>, targets: &[Target], mut progress: Progress) -> Report {
     let mut host = None;
     let mut nodes: Vec<Option<NodeReport>> = targets.iter().map(|_| None).collect();
     loop {
@@ -271,45 +286,6 @@ fn short_name(target: &Target, other: &str) -> Finding {
         ),
         "Start all nodes with -name and full names (NAME@HOST.DOMAIN), or all with -sname and short ones.",
     )
-}
-
-/// What is shown while it takes its time: one line on a terminal, which goes when it is done.
-struct Progress {
-    of: usize,
-    begun: Instant,
-    terminal: bool,
-    shown: bool,
-}
-
-impl Progress {
-    fn new(of: usize) -> Self {
-        Self {
-            of,
-            begun: Instant::now(),
-            terminal: io::stderr().is_terminal(),
-            shown: false,
-        }
-    }
-
-    fn show(&mut self, done: usize) {
-        let time = self.begun.elapsed();
-        if !self.terminal || time < PROGRESS || done == self.of {
-            return;
-        }
-        self.shown = true;
-        let _ = write!(
-            io::stderr(),
-            "\r\x1b[Kepmd: {done} of {} examined, {:.1} s",
-            self.of,
-            time.as_secs_f32()
-        );
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]

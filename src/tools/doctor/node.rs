@@ -17,11 +17,22 @@ use super::{LIMIT, distribution, kernel};
 use crate::config::Target;
 use crate::core::wire::{self, Request};
 
-/// Examines one node; `port` is epmd's. IPv6 is asked first if `over_ipv6`.
-pub(super) fn examine(target: &Target, port: u16, over_ipv6: bool) -> NodeReport {
+/// How nodes are examined.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::tools) struct How {
+    /// epmd's port.
+    pub(in crate::tools) port: u16,
+    /// Whether IPv6 is asked first.
+    pub(in crate::tools) over_ipv6: bool,
+    /// Whether an epmd that does not know the name is asked which names it knows.
+    pub(in crate::tools) lists: bool,
+}
+
+/// Examines one node.
+pub(in crate::tools) fn examine(target: &Target, how: How) -> NodeReport {
     let mut findings = Vec::new();
-    let address = match resolve(&target.host, over_ipv6) {
-        Ok(addresses) => examine_addresses(target, &addresses, port, &mut findings),
+    let address = match resolve(&target.host, how.over_ipv6) {
+        Ok(addresses) => examine_addresses(target, &addresses, how, &mut findings),
         Err(why) => {
             findings.push(words::unresolved(&target.host, &why));
             None
@@ -34,7 +45,7 @@ pub(super) fn examine(target: &Target, port: u16, over_ipv6: bool) -> NodeReport
 fn examine_addresses(
     target: &Target,
     addresses: &[Address],
-    port: u16,
+    how: How,
     findings: &mut Vec<Finding>,
 ) -> Option<Address> {
     let (&address, others) = addresses.split_first()?;
@@ -46,7 +57,7 @@ fn examine_addresses(
             .iter()
             .copied()
             .find(|a| a.is_ipv6() != address.is_ipv6() && !a.lacks_its_zone()),
-        port,
+        port: how.port,
         from: source(address),
         is_there: None,
     };
@@ -56,7 +67,7 @@ fn examine_addresses(
     }
     let port = match target.port {
         Some(port) => Some(port),
-        None => look_up(&mut place, findings),
+        None => look_up(&mut place, how.lists, findings),
     };
     if let Some(port) = port {
         findings.push(reach(&mut place, port));
@@ -65,7 +76,7 @@ fn examine_addresses(
 }
 
 /// Asks the epmd for the node's port.
-fn look_up(place: &mut Place<'_>, findings: &mut Vec<Finding>) -> Option<u16> {
+fn look_up(place: &mut Place<'_>, lists: bool, findings: &mut Vec<Finding>) -> Option<u16> {
     let name = place.target.name.as_bytes();
     let deadline = Instant::now() + LIMIT;
     let ask_at = |address: Address| {
@@ -110,7 +121,8 @@ fn look_up(place: &mut Place<'_>, findings: &mut Vec<Finding>) -> Option<u16> {
         }
         Lookup::NotRegistered => {
             findings.push(words::answers(place));
-            words::not_registered(place, &list(place))
+            let others = if lists { list(place) } else { Others::Unknown };
+            words::not_registered(place, &others)
         }
         Lookup::Refused => words::epmd_refuses(place),
         Lookup::Silent => words::epmd_silent(place),
@@ -187,10 +199,16 @@ mod tests {
     use super::*;
     use crate::tools::doctor::report::Code;
 
+    const HOW: How = How {
+        port: 4369,
+        over_ipv6: false,
+        lists: true,
+    };
+
     #[test]
     fn what_is_no_host_is_unresolved() {
         let target = Target::parse("a@name.invalid").unwrap();
-        let report = examine(&target, 4369, false);
+        let report = examine(&target, HOW);
         assert_eq!(report.address, None);
         assert_eq!(report.checks.len(), 1);
         assert_eq!(report.checks[0].code, Some(Code::Unresolved));
@@ -202,7 +220,7 @@ mod tests {
             ("a@fe80::1", Code::EpmdUnreachable),
             ("a@[fe80::1]:9100", Code::DistributionUnreachable),
         ] {
-            let report = examine(&Target::parse(text).unwrap(), 4369, false);
+            let report = examine(&Target::parse(text).unwrap(), HOW);
             let last = report.checks.last().unwrap();
             assert_eq!(last.code, Some(code));
             assert!(last.message.contains("zone"), "{}", last.message);

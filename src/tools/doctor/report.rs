@@ -3,7 +3,7 @@
 //! The names of checks, results and codes are a contract with whatever reads the JSON. It looks at
 //! nothing itself. Filled by `host` and `node`, put together and shown by `doctor`.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::{Serialize, Serializer};
 
@@ -13,7 +13,7 @@ use crate::core::audit::{escape, escape_json};
 /// What was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Check {
+pub(in crate::tools) enum Check {
     /// What address the host's name has.
     Resolve,
     /// Whether an epmd answers.
@@ -31,7 +31,7 @@ pub(super) enum Check {
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Grade {
+pub(in crate::tools) enum Grade {
     /// As it should be.
     Ok,
     /// It works, but somebody should know.
@@ -43,7 +43,7 @@ pub(super) enum Grade {
 /// What exactly is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Code {
+pub(in crate::tools) enum Code {
     /// The host's name has no address.
     Unresolved,
     /// Packets to its epmd vanish, or it accepts and says nothing.
@@ -98,11 +98,25 @@ pub(super) enum Code {
 
 /// A node's verdict: the first thing that fails, or `reachable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::tools) enum Verdict {
     /// Nothing fails.
     Reachable,
     /// This comes first.
     Fails(Code),
+}
+
+impl Verdict {
+    /// Whether nothing fails.
+    pub(in crate::tools) fn is_reachable(self) -> bool {
+        self == Self::Reachable
+    }
+}
+
+impl fmt::Display for Verdict {
+    /// The one word that JSON has for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 impl Serialize for Verdict {
@@ -116,20 +130,20 @@ impl Serialize for Verdict {
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
+pub(in crate::tools) struct Finding {
     /// What was looked at.
-    pub(super) check: Check,
+    pub(in crate::tools) check: Check,
     /// How it ended.
-    pub(super) result: Grade,
+    pub(in crate::tools) result: Grade,
     /// What exactly is wrong, where something is.
-    pub(super) code: Option<Code>,
+    pub(in crate::tools) code: Option<Code>,
     /// The registered name that it is about, on this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) node: Option<String>,
     /// What was found, in one line.
-    pub(super) message: String,
+    pub(in crate::tools) message: String,
     /// What to do, where there is something to be done; may have several lines.
-    pub(super) remedy: Option<String>,
+    pub(in crate::tools) remedy: Option<String>,
 }
 
 impl Finding {
@@ -197,18 +211,24 @@ impl Finding {
 
 /// What was found of one `node@host`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct NodeReport {
+pub(in crate::tools) struct NodeReport {
     /// As it was asked for.
-    pub(super) node: String,
+    pub(in crate::tools) node: String,
     /// The address that was examined, where its name has one.
-    pub(super) address: Option<Address>,
+    pub(in crate::tools) address: Option<Address>,
     /// The whole in one word.
-    pub(super) verdict: Verdict,
+    pub(in crate::tools) verdict: Verdict,
     /// One by one, in the order in which they were made.
-    pub(super) checks: Vec<Finding>,
+    pub(in crate::tools) checks: Vec<Finding>,
 }
 
 impl NodeReport {
+    /// The finding from which its verdict is, or the last one where nothing fails.
+    pub(in crate::tools) fn verdicts_finding(&self) -> Option<&Finding> {
+        let failed = self.checks.iter().find(|f| f.result == Grade::Fail);
+        failed.or(self.checks.last())
+    }
+
     /// With its verdict, which follows from the findings.
     pub(super) fn new(node: String, address: Option<Address>, checks: Vec<Finding>) -> Self {
         let failed = checks.iter().find(|f| f.result == Grade::Fail);
@@ -224,11 +244,11 @@ impl NodeReport {
 
 /// Everything that one call found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Report {
+pub(in crate::tools) struct Report {
     /// Of this host.
     pub(super) host: Vec<Finding>,
     /// Of the nodes, in the order in which they were asked for.
-    pub(super) nodes: Vec<NodeReport>,
+    pub(in crate::tools) nodes: Vec<NodeReport>,
 }
 
 impl Report {
@@ -260,7 +280,7 @@ impl Report {
     ///
     /// # Errors
     /// None that these types can cause.
-    pub(super) fn json(&self) -> serde_json::Result<String> {
+    pub(in crate::tools) fn json(&self) -> serde_json::Result<String> {
         let mut text = escape_json(&serde_json::to_string(self)?);
         text.push('\n');
         Ok(text)
@@ -321,6 +341,19 @@ mod tests {
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn a_verdict_is_one_word() {
+        assert_eq!(Verdict::Reachable.to_string(), "reachable");
+        assert_eq!(
+            Verdict::Fails(Code::EpmdNoAnswer).to_string(),
+            "epmd_no_answer"
+        );
+        let report = report();
+        let finding = |node: usize| report.nodes[node].verdicts_finding();
+        assert_eq!(finding(0).unwrap().message, "no answer");
+        assert_eq!(finding(1), None);
     }
 
     #[test]
