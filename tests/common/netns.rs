@@ -183,6 +183,21 @@ impl Host {
         assert_eq!(output, Output::new(0, "", ""), "ip: {lines}");
     }
 
+    /// Has `ip netns exec NAME` on it lead to each of these hosts' networks, by their full names.
+    pub(crate) fn leads_to(&self, hosts: &[(&str, &Self)]) {
+        self.enter(|| {
+            fs::create_dir_all("/run/netns").expect("a folder");
+            for (name, host) in hosts {
+                let from = format!("/proc/{}/ns/net", host.keeper.id());
+                let to = format!("/run/netns/{name}.{DOMAIN}");
+                fs::write(&to, "").expect("a file");
+                let nothing = None::<&str>;
+                mount(Some(&*from), &*to, nothing, MsFlags::MS_BIND, nothing)
+                    .unwrap_or_else(|error| panic!("{to}: {error}"));
+            }
+        });
+    }
+
     /// Adds a line to its /etc/hosts.
     pub(crate) fn add_name(&self, line: &str) {
         let path = self.file("hosts");

@@ -16,6 +16,7 @@
 //! - `few`: a store that holds much beside few descriptors.
 //! - `junk`: a store that holds what makes no sense.
 //! - `load`: nodes that hold names, and lookups without a pause.
+//! - `watch`: the watch, as a unit of its own.
 
 #![expect(
     clippy::expect_used,
@@ -39,6 +40,7 @@ mod sockets;
 mod survival;
 mod takeover;
 mod unit;
+mod watch;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};

@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::Signal;
 
 use hardened_epmd::config::Limits;
-use hardened_epmd::daemon::log::{REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID};
+use hardened_epmd::daemon::log::{
+    REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID, UNREACHABLE_MESSAGE_ID,
+};
 use hardened_epmd::daemon::server::budget::Budget;
 use hardened_epmd::exit::Exit;
 
@@ -186,7 +188,12 @@ fn the_unit_agrees_with_the_daemon() {
     assert!(value("LimitNOFILE") > value("FileDescriptorStoreMax") * 3 / 2);
     assert_eq!(value("RestartPreventExitStatus"), Exit::Config as usize);
     let catalogue = include_str!("../../systemd/epmd.catalog");
-    for id in [REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID] {
+    for id in [
+        REFUSED_MESSAGE_ID,
+        TAKEN_MESSAGE_ID,
+        UNREACHABLE_MESSAGE_ID,
+        REACHABLE_MESSAGE_ID,
+    ] {
         assert!(catalogue.contains(&format!("\n-- {id}\n")));
     }
 }
