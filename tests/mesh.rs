@@ -82,10 +82,14 @@ impl Drop for Accepting {
 
 impl<'h> Member<'h> {
     fn on(host: &'h Host, config: &str) -> Self {
+        Self::named(host, "n", config)
+    }
+
+    fn named(host: &'h Host, name: &str, config: &str) -> Self {
         let epmd = Service::start(host, config);
         let node = Accepting::on(host);
         let stream = host.connect(IpAddr::from([127, 0, 0, 1]));
-        let (held, _) = register(stream, &Node::new("n").port(DISTRIBUTION)).held();
+        let (held, _) = register(stream, &Node::new(name).port(DISTRIBUTION)).held();
         Self {
             _held: held,
             _node: node,
@@ -546,10 +550,106 @@ fn names_that_mean_something_to_a_shell_go_nowhere() {
             &hosts[0],
             Some("sh -c 'exit 1' {host}"),
             &[],
-            &[node.clone()],
+            std::slice::from_ref(&node),
             DROPPED,
         );
         assert_eq!(output.status, Some(2), "{node}: {output:?}");
     }
     assert!(!mark.exists());
+}
+
+/// What docs/doctor.md tells of the founding story is what is said.
+#[test]
+fn the_founding_story_goes_as_it_is_told() {
+    let hosts = cluster(["api", "dashboard", "db"]);
+    let nodes = [
+        "gratwifi@api.test",
+        "dashboard@dashboard.test",
+        "db@db.test",
+    ]
+    .map(str::to_owned);
+    let _members: Vec<_> = hosts
+        .iter()
+        .zip(["gratwifi", "dashboard", "db"])
+        .map(|(host, name)| Member::named(host, name, ALL))
+        .collect();
+    // So that the hosts know each other on the link.
+    assert_eq!(
+        conclusions(&mesh(&hosts[2], NETNS, &nodes, DROPPED)),
+        [""; 0]
+    );
+    let settings = hosts[1].file("watch.toml");
+    let watched = format!("[watch]\nnodes = {nodes:?}\nevery = \"5s\"\nafter = 1\n");
+    fs::write(&settings, watched).unwrap();
+    let log = hosts[1].file("watch.log");
+    let mut command = Epmd::Ours.command();
+    command
+        .env("EPMD_CONFIG", &settings)
+        .arg("-watch")
+        .stderr(fs::File::create(&log).unwrap());
+    // A line of it, with what is indented under it.
+    let said = |words: &str| {
+        wait_for(words, || {
+            let said = fs::read_to_string(&log).unwrap();
+            let (before, behind) = said.split_once(words)?;
+            let begin = before.rfind('\n').map_or(0, |end| end + 1);
+            let end = behind.find("\n20").unwrap_or(behind.trim_end().len());
+            Some(format!("{}{words}{}", &before[begin..], &behind[..end]))
+        })
+    };
+    let mut shown = Vec::new();
+    let rules = [
+        "ip saddr 10.77.0.2 ip daddr 10.77.0.1 tcp dport 4369",
+        "ip6 saddr fd77::2 ip6 daddr fd77::1 tcp dport 4369",
+    ];
+    let mut watch = while_dropped(&hosts[0], &rules, || {
+        let watch = hosts[1].spawn(&mut command);
+        shown.push(said(" epmd: gratwifi@api.test can't be reached "));
+        let table = run(&hosts[2], Some(NETNS), &[], &nodes, DROPPED).stdout;
+        let asked = nodes.join(" ");
+        shown.push(format!(
+            "$ epmd -doctor -mesh {asked}\n{}",
+            table.trim_end()
+        ));
+        watch
+    });
+    shown.push(said(" epmd: gratwifi@api.test can be reached again, "));
+    kill(Pid::from_raw(watch.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(watch.wait().unwrap().success());
+    let told = normal(include_str!("../docs/doctor.md"));
+    for shown in shown {
+        let shown = normal(&shown);
+        assert!(
+            told.contains(&shown),
+            "docs/doctor.md does not tell:\n{shown}"
+        );
+    }
+    // The alert's words are promtool's, in tests/alerts.
+    let rules = include_str!("alerts/rules.yml");
+    let alert = "dashboard can't reach gratwifi@api.test";
+    let (_, behind) = told
+        .split_once(&format!("EpmdPeerUnreachable: {alert}\n"))
+        .unwrap();
+    let description = behind.lines().next().unwrap();
+    assert!(rules.contains(&format!("summary: \"{alert}\"")));
+    assert!(
+        rules.contains(&format!("description: \"{description}\"")),
+        "{description}"
+    );
+}
+
+/// A text without its times, and without what the kernel knows of the link by chance.
+fn normal(text: &str) -> String {
+    let mut normal = String::new();
+    for line in text.lines() {
+        let line = line.split_once("Z epmd: ").map_or(line, |(_, rest)| rest);
+        let line = line.split("; api.test was seen").next().unwrap();
+        let line = line.split("; or api.test is down").next().unwrap();
+        let timeless = line
+            .split_once(" again, after ")
+            .and_then(|(head, rest)| Some(format!("{head} again: {}", rest.split_once(": ")?.1)));
+        normal.push_str(timeless.as_deref().unwrap_or(line));
+        normal.push('\n');
+    }
+    normal
 }

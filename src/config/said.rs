@@ -40,7 +40,7 @@ pub(super) fn metrics(address: &Option<SocketAddr>) -> String {
 }
 
 /// The nodes that are watched.
-pub(super) fn nodes(nodes: &Vec<Target>) -> String {
+pub(super) fn nodes(nodes: &[Target]) -> String {
     match nodes.is_empty() {
         true => "none".to_owned(),
         false => elements(nodes.iter().map(|node| escape(node.to_string().as_bytes()))),

@@ -210,7 +210,7 @@ pub const KEYS: &[Key] = &[
         variable: None,
         brief: "The nodes that -watch examines.",
         example: "[\"api@api.test\", \"dashboard@dashboard.test\"]",
-        slot: &field!(Field, watch.nodes, said::nodes),
+        slot: &field!(Field, watch.nodes, |nodes| said::nodes(nodes)),
     },
     Key {
         path: "watch.every",

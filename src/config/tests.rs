@@ -474,7 +474,7 @@ fn nodes_to_be_watched_are_checked_each() {
     assert_eq!(settings.watch.every.0, Duration::from_secs(5));
     assert_eq!(
         headlines(
-            "[watch]\nnodes = [\"a@h\", \"b\", 7, \"c@h:0\", \"d@$(x)\"]\nevery = \"4999ms\"\nafter = 0\n".to_owned()
+            "[watch]\nnodes = [\"a@h\", \"b\", 7, \"c@h:0\", \"d@$(x)\"]\nevery = \"4999ms\"\nafter = 0\n"
         ),
         [
             "2:17: \"b\" is no node; expected NAME@HOST",

@@ -168,7 +168,7 @@ fn targets(cells: &Cells, blame: &Blame, failing: &[(usize, usize, &Seen)]) -> V
                 seen.message
             ),
             nodes,
-            remedy: seen.remedy.clone(),
+            remedy: said_by(cells.host(row), seen),
         })
     };
     groups.into_iter().filter_map(conclude).collect()
@@ -200,7 +200,7 @@ fn sources(cells: &Cells, blame: &Blame, failing: &[(usize, usize, &Seen)]) -> V
                 seen.message
             ),
             nodes,
-            remedy: seen.remedy.clone(),
+            remedy: said_by(host, seen),
         })
     };
     blame.rows.iter().filter_map(conclude).collect()
@@ -228,15 +228,23 @@ fn pairs(cells: &Cells, blame: &Blame, failing: &[(usize, usize, &Seen)]) -> Vec
             kind: Kind::Pair,
             host: cells.host(row).to_owned(),
             message: format!(
-                "does not reach {}{others} ({verdict}), so look at the way between the two, and at the lists: {}",
+                "does not reach {}{others} ({verdict}), so look at the way between the two, and at the lists. It says: {}",
                 nodes.join(", "),
                 seen.message
             ),
             nodes,
-            remedy: seen.remedy.clone(),
+            remedy: said_by(cells.host(row), seen),
         })
     };
     groups.into_iter().filter_map(conclude).collect()
+}
+
+/// What to do, and by whom that is said: its words are for who reads them there.
+fn said_by(host: &str, seen: &Seen) -> Option<String> {
+    let remedy = seen.remedy.as_ref()?;
+    Some(format!(
+        "Said on {host}, which is \"this host\" here:\n{remedy}"
+    ))
 }
 
 /// The nodes of these cells, each once, in the order in which they were given.
@@ -465,7 +473,7 @@ mod tests {
         assert_eq!(
             message(&[1; 3], &["-n.", ".-.", "..-"]),
             "does not reach n1@h2, which another host does (epmd_no_answer), so look at the way between the two, and \
-             at the lists: finding"
+             at the lists. It says: finding"
         );
         assert_eq!(
             message(&[1; 3], &["-rr", ".-.", "..-"]),

@@ -182,7 +182,8 @@ mod tests {
              h1    -     epmd_no_answer\n\
              h2    ?     -\n\
              \n\
-             FAIL h1: does not reach b@h2 (epmd_no_answer), so look at the way between the two, and at the lists: finding\n\
+             FAIL h1: does not reach b@h2 (epmd_no_answer), so look at the way between the two, and at the lists. It says: finding\n\
+             \x20      Said on h1, which is \"this host\" here:\n\
              \x20      do:\n\
              \x20        this\n\
              warn h2: could not be asked: no ssh\n\
@@ -214,8 +215,8 @@ mod tests {
                 r#"{"hosts":["h1","h2"],"pairs":[{"from":"h1","to":"b@h2","verdict":"epmd_no_answer","message":"finding","#,
                 r#""remedy":"do:\n  this"},{"from":"h2","to":"a@h1","verdict":null,"message":null,"remedy":null}],"#,
                 r#""conclusions":[{"kind":"pair","host":"h1","nodes":["b@h2"],"message":"does not reach b@h2 "#,
-                r#"(epmd_no_answer), so look at the way between the two, and at the lists: finding","#,
-                r#""remedy":"do:\n  this"},{"kind":"unasked","host":"h2","nodes":[],"#,
+                r#"(epmd_no_answer), so look at the way between the two, and at the lists. It says: finding","#,
+                r#""remedy":"Said on h1, which is \"this host\" here:\ndo:\n  this"},{"kind":"unasked","host":"h2","nodes":[],"#,
                 r#""message":"could not be asked: no ssh","remedy":"try"}]}"#,
                 "\n"
             )
