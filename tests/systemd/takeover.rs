@@ -1,8 +1,10 @@
 //! The place of another epmd, taken by the unit at its start: no registration and no lookup is lost.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::common::wait_for;
 use super::load::{Nodes, Tally, under_load};
@@ -21,6 +23,31 @@ fn assert_no_loss(tally: &Tally) {
 fn epmds(service: &Service<'_>) -> BTreeSet<u32> {
     let inside = service.must("pgrep -x epmd || :");
     inside.lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// A peer that is so far away that its connection is still being made.
+struct Far(Socket);
+
+impl Far {
+    fn begin(ip: IpAddr) -> Self {
+        let address = SocketAddr::new(ip, PORT);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        // BPF_RET: nothing of any packet, and so no answer of the kernel's at the other end.
+        let deaf = [SockFilter::new(6, 0, 0, 0)];
+        socket.attach_filter(&deaf).expect("a filter");
+        socket.set_nonblocking(true).expect("non-blocking");
+        socket.connect(&address.into()).expect_err("no answer");
+        Self(socket)
+    }
+
+    /// The answer comes again, and comes through.
+    fn come_through(self) -> TcpStream {
+        self.0.detach_filter().expect("no filter");
+        wait_for("a connection", || self.0.peer_addr().ok());
+        self.0.set_nonblocking(false).expect("blocking");
+        self.0.into()
+    }
 }
 
 /// Starts the epmd that is installed.
@@ -56,15 +83,21 @@ fn take_over(service: &Service<'_>, nodes: &Nodes) {
 
 /// Fails unless restarts and kills lose nothing, and what is listened on is what the settings say then.
 fn lasts(service: &Service<'_>, nodes: &Nodes) {
+    let far = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(Far::begin);
     let tally = under_load(nodes, || service.systemctl("restart"));
     assert_no_loss(&tally);
     assert_eq!(nodes.lost(), 0);
-    let listening = service.must("ss -Hltn 'sport = :4369'");
-    let addresses = listening
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(3));
-    let addresses: BTreeSet<_> = addresses.collect();
-    assert_eq!(addresses, BTreeSet::from(["0.0.0.0:4369", "[::]:4369"]));
+    for peer in far {
+        assert_eq!(lookup(peer.come_through(), "none"), unknown());
+    }
+    let expected = BTreeSet::from(["0.0.0.0:4369", "[::]:4369"]);
+    wait_for("other sockets to be closed", || {
+        let listening = service.must("ss -Hltn 'sport = :4369'");
+        let addresses = listening
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3));
+        (addresses.collect::<BTreeSet<_>>() == expected).then_some(())
+    });
     let before = service.kill_daemon();
     service.daemon_after(before);
     assert_eq!(nodes.lost(), 0);
@@ -75,7 +108,7 @@ fn from_debians_socket_unit() {
     on_a_stock_host(|service| {
         service.must("systemctl start epmd.socket");
         assert_eq!(lookup(local(), "none"), unknown());
-        let nodes = Nodes::register("node", 300);
+        let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
         lasts(service, &nodes);
         // Stock, which was ended in it, has not left the shim failed.
@@ -90,7 +123,7 @@ fn from_debians_socket_unit() {
 fn from_a_stock_epmd_that_was_started_by_hand() {
     on_a_stock_host(|service| {
         start_by_hand(service);
-        let nodes = Nodes::register("node", 300);
+        let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
         lasts(service, &nodes);
     });
@@ -101,7 +134,7 @@ fn from_ours_that_was_started_by_hand() {
     on_a_stock_host(|service| {
         service.install_ours();
         start_by_hand(service);
-        let nodes = Nodes::register("node", 300);
+        let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
         lasts(service, &nodes);
     });
