@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::common::wait_for;
+use super::common::wire::Answer;
 use super::load::{Nodes, Tally, under_load};
 use super::{PORT, Service, local, lookup, on_a_stock_host, unknown};
 
@@ -81,6 +82,24 @@ fn take_over(service: &Service<'_>, nodes: &Nodes) {
     );
 }
 
+/// Fails unless a stranger is refused, and called by its own address, whatever socket it came by.
+fn peers_are_known(service: &Service<'_>) {
+    let neighbour = service.neighbour(1);
+    for (host, own) in [
+        (neighbour.host(), neighbour.own()),
+        (neighbour.host_v6(), neighbour.own_v6()),
+    ] {
+        let answer = lookup(neighbour.connect(&host, PORT), "none");
+        assert_eq!(answer, Answer::Nothing);
+        wait_for("the refusal", || {
+            let lines = service.must(&format!(
+                "journalctl --no-pager -o cat -u hardened-epmd EPMD_REASON=not_allowed EPMD_PEER={own}"
+            ));
+            (lines.lines().count() == 1).then_some(())
+        });
+    }
+}
+
 /// Fails unless restarts and kills lose nothing, and what is listened on is what the settings say then.
 fn lasts(service: &Service<'_>, nodes: &Nodes) {
     let far = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(Far::begin);
@@ -110,6 +129,7 @@ fn from_debians_socket_unit() {
         assert_eq!(lookup(local(), "none"), unknown());
         let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
+        peers_are_known(service);
         lasts(service, &nodes);
         // Stock, which was ended in it, has not left the shim failed.
         assert_eq!(
@@ -125,7 +145,86 @@ fn from_a_stock_epmd_that_was_started_by_hand() {
         start_by_hand(service);
         let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
+        peers_are_known(service);
         lasts(service, &nodes);
+    });
+}
+
+/// As each `erl -sname` does it where no epmd runs.
+#[test]
+fn from_a_stock_epmd_that_a_node_has_started() {
+    on_a_stock_host(|service| {
+        service.must(
+            "setsid erl -sname first -noshell -eval 'receive after infinity -> ok end.' \
+             </dev/null >/dev/null 2>&1 &",
+        );
+        let names = || service.run(&["epmd", "-names"]).stdout;
+        let before = wait_for("the node to register", || {
+            Some(names()).filter(|names| names.contains("name first at port "))
+        });
+        let stock = epmds(service);
+        service.install_ours();
+        for command in [COMMAND, "systemctl restart hardened-epmd"] {
+            service.must(command);
+            assert_eq!(names(), before, "{command}");
+            assert!(epmds(service).is_disjoint(&stock));
+        }
+        service.must("pkill -x beam.smp");
+        wait_for("the node to be gone", || {
+            (!names().contains("first")).then_some(())
+        });
+    });
+}
+
+/// What keeps the daemon from its start keeps the takeover from its own, or has it do nothing.
+#[test]
+fn whatever_is_wrong_with_the_unit_or_the_settings_the_old_one_goes_on() {
+    on_a_stock_host(|service| {
+        start_by_hand(service);
+        let stock = epmds(service);
+        let nodes = Nodes::of_all_kinds(20);
+        service.install_ours();
+        let variable = "/etc/default/epmd";
+        let file = "/etc/epmd.toml";
+        for (wrong, mended) in [
+            (
+                "chmod 644 /usr/bin/epmd".to_owned(),
+                "chmod 755 /usr/bin/epmd".to_owned(),
+            ),
+            (
+                format!("echo EPMD_ALLOW=300.1.2.3 >{variable}"),
+                format!("rm {variable}"),
+            ),
+            (format!("echo 'listn = []' >{file}"), format!("rm {file}")),
+            (format!("mkdir {file}"), format!("rmdir {file}")),
+        ] {
+            service.must(&wrong);
+            assert_ne!(
+                service.run(&["sh", "-c", COMMAND]).status,
+                Some(0),
+                "{wrong}"
+            );
+            service.systemctl("stop");
+            service.must(&mended);
+            assert_eq!(epmds(service), stock, "{wrong}");
+            assert_eq!(nodes.lost(), 0, "{wrong}");
+        }
+        for wrong in ["User=nosuchuser", "ExecStart=", "NotifyAccess=main"] {
+            service.drop_in(&format!("[Service]\n{wrong}\n"));
+            assert_ne!(
+                service.run(&["sh", "-c", COMMAND]).status,
+                Some(0),
+                "{wrong}"
+            );
+            service.run(&["systemctl", "stop", "hardened-epmd"]);
+            assert_eq!(epmds(service), stock, "{wrong}");
+            assert_eq!(nodes.lost(), 0, "{wrong}");
+        }
+        service.drop_in("");
+        service.must(COMMAND);
+        assert!(epmds(service).is_disjoint(&stock));
+        assert_eq!(nodes.lost(), 0);
+        assert!(nodes.are_all());
     });
 }
 
