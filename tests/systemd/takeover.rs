@@ -155,7 +155,7 @@ fn from_a_stock_epmd_that_was_started_by_hand() {
 fn from_a_stock_epmd_that_a_node_has_started() {
     on_a_stock_host(|service| {
         service.must(
-            "setsid erl -sname first -noshell -eval 'receive after infinity -> ok end.' \
+            "HOME=/root setsid erl -sname first -noshell -eval 'receive after infinity -> ok end.' \
              </dev/null >/dev/null 2>&1 &",
         );
         let names = || service.run(&["epmd", "-names"]).stdout;
@@ -382,5 +382,25 @@ fn a_unit_that_takes_nothing_over_says_the_line_that_would() {
         });
         assert_eq!(nodes.lost(), 0);
         assert!(nodes.are_all());
+    });
+}
+
+/// Process 1 starts others all the time, and until they run their programs they have all of its descriptors,
+/// the port's among them.
+#[test]
+fn what_process_1_just_starts_is_nobody_whose_place_is_to_be_taken() {
+    on_a_stock_host(|service| {
+        service.install_ours();
+        service.must(COMMAND);
+        let nodes = Nodes::of_all_kinds(300);
+        let begin =
+            "setsid sh -c 'while :; do systemd-run --quiet --collect true; done' >/dev/null 2>&1 &";
+        for _ in 0..2 {
+            service.must(begin);
+        }
+        for _ in 0..15 {
+            service.systemctl("restart");
+        }
+        assert_eq!(nodes.lost(), 0);
     });
 }

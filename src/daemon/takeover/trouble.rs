@@ -12,6 +12,7 @@ use nix::unistd::geteuid;
 
 use super::hold::HoldError;
 use super::holder::{Holder, Process};
+use crate::daemon::process;
 
 /// What a takeover that can't be costs, if one goes on without.
 const COST: &str = "without it every name would be gone at once: nodes of OTP 24 and later register again \
@@ -136,7 +137,7 @@ fn why_forbidden(process: &Process, call: &str) -> String {
 /// Whether this process may look into those of others, as far as its capabilities go.
 fn may_trace() -> bool {
     const CAP_SYS_PTRACE: u64 = 1 << 19;
-    let own = Process::of(std::process::id().cast_signed()).status("CapEff");
+    let own = process::own().and_then(|own| Process::of(own).status("CapEff"));
     let own = own.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
     own.is_none_or(|mask| mask & CAP_SYS_PTRACE != 0)
 }
