@@ -112,17 +112,13 @@ fn start(
     ) = match taken {
         Some(taken) => taken_over(&mut loaded.settings, taken)?,
         None => {
-            let bound = sockets(mode, &mut loaded.settings, inherited.as_mut(), ask)?;
-            let arrivals = inherited.as_mut().map(|i| std::mem::take(&mut i.arrivals));
-            let arrivals = arrivals.unwrap_or_default();
-            let registrations = Vec::new();
-            (
-                bound,
-                Carried {
-                    arrivals,
-                    registrations,
-                },
-            )
+            let mut carried = Carried::default();
+            if let Some(inherited) = &mut inherited {
+                carried.arrivals = std::mem::take(&mut inherited.arrivals);
+            }
+            let inherited = inherited.as_mut();
+            let bound = sockets(mode, &mut loaded.settings, inherited, &mut carried, ask)?;
+            (bound, carried)
         }
     };
     let Loaded {
@@ -215,6 +211,7 @@ fn taken_over(settings: &mut Settings, mut taken: Taken) -> Result<(Bound, Carri
     let carried = Carried {
         registrations: taken.registrations(),
         arrivals: taken.unasked,
+        leaving: Vec::new(),
     };
     Ok((adopted(settings, taken.listeners)?, carried))
 }

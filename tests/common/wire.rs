@@ -36,6 +36,27 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Nodes of all kinds: of versions 5 and 6, hidden, with extra data, with names that are long.
+    pub(crate) fn of_all_kinds(count: u16) -> impl Iterator<Item = Self> {
+        (0..count).map(|number| Self {
+            kind: if number % 5 == 0 { 72 } else { 77 },
+            highest: if number % 2 == 0 { 6 } else { 5 },
+            protocol: (number % 3 == 0).into(),
+            extra: match number % 4 {
+                0 => Vec::new(),
+                1 => vec![0; usize::from(number)],
+                2 => b"a\0b\n, fd = 1\n\0".to_vec(),
+                _ => vec![0xff; 1020],
+            },
+            port: number,
+            ..Self::new(match number % 50 {
+                49 => format!("{number:\u{1F98A}>254}"),
+                48 => format!("{number:x>200}>\u{1F98A},port=1,fd=2"),
+                _ => format!("node{number}"),
+            })
+        })
+    }
+
     /// A node as OTP 25 registers it.
     pub(crate) fn new(name: impl AsRef<[u8]>) -> Self {
         Self {

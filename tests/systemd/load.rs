@@ -37,6 +37,13 @@ impl Nodes {
         nodes
     }
 
+    /// Registers nodes of all kinds.
+    pub(super) fn of_all_kinds(count: u16) -> Self {
+        let mut nodes = Self::default();
+        Node::of_all_kinds(count).for_each(|node| nodes.add(node));
+        nodes
+    }
+
     /// Registers one more.
     pub(super) fn add(&mut self, node: Node) {
         let (stream, _) = hold(&node);

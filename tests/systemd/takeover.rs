@@ -1,10 +1,13 @@
 //! The place of another epmd, taken by the unit at its start: no registration and no lookup is lost.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, SockFilter, Socket, Type};
+
 use super::common::wait_for;
+use super::common::wire::Answer;
 use super::load::{Nodes, Tally, under_load};
 use super::{PORT, Service, local, lookup, on_a_stock_host, unknown};
 
@@ -21,6 +24,31 @@ fn assert_no_loss(tally: &Tally) {
 fn epmds(service: &Service<'_>) -> BTreeSet<u32> {
     let inside = service.must("pgrep -x epmd || :");
     inside.lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// A peer that is so far away that its connection is still being made.
+struct Far(Socket);
+
+impl Far {
+    fn begin(ip: IpAddr) -> Self {
+        let address = SocketAddr::new(ip, PORT);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        // BPF_RET: nothing of any packet, and so no answer of the kernel's at the other end.
+        let deaf = [SockFilter::new(6, 0, 0, 0)];
+        socket.attach_filter(&deaf).expect("a filter");
+        socket.set_nonblocking(true).expect("non-blocking");
+        socket.connect(&address.into()).expect_err("no answer");
+        Self(socket)
+    }
+
+    /// The answer comes again, and comes through.
+    fn come_through(self) -> TcpStream {
+        self.0.detach_filter().expect("no filter");
+        wait_for("a connection", || self.0.peer_addr().ok());
+        self.0.set_nonblocking(false).expect("blocking");
+        self.0.into()
+    }
 }
 
 /// Starts the epmd that is installed.
@@ -54,17 +82,41 @@ fn take_over(service: &Service<'_>, nodes: &Nodes) {
     );
 }
 
+/// Fails unless a stranger is refused, and called by its own address, whatever socket it came by.
+fn peers_are_known(service: &Service<'_>) {
+    let neighbour = service.neighbour(1);
+    for (host, own) in [
+        (neighbour.host(), neighbour.own()),
+        (neighbour.host_v6(), neighbour.own_v6()),
+    ] {
+        let answer = lookup(neighbour.connect(&host, PORT), "none");
+        assert_eq!(answer, Answer::Nothing);
+        wait_for("the refusal", || {
+            let lines = service.must(&format!(
+                "journalctl --no-pager -o cat -u hardened-epmd EPMD_REASON=not_allowed EPMD_PEER={own}"
+            ));
+            (lines.lines().count() == 1).then_some(())
+        });
+    }
+}
+
 /// Fails unless restarts and kills lose nothing, and what is listened on is what the settings say then.
 fn lasts(service: &Service<'_>, nodes: &Nodes) {
+    let far = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(Far::begin);
     let tally = under_load(nodes, || service.systemctl("restart"));
     assert_no_loss(&tally);
     assert_eq!(nodes.lost(), 0);
-    let listening = service.must("ss -Hltn 'sport = :4369'");
-    let addresses = listening
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(3));
-    let addresses: BTreeSet<_> = addresses.collect();
-    assert_eq!(addresses, BTreeSet::from(["0.0.0.0:4369", "[::]:4369"]));
+    for peer in far {
+        assert_eq!(lookup(peer.come_through(), "none"), unknown());
+    }
+    let expected = BTreeSet::from(["0.0.0.0:4369", "[::]:4369"]);
+    wait_for("other sockets to be closed", || {
+        let listening = service.must("ss -Hltn 'sport = :4369'");
+        let addresses = listening
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3));
+        (addresses.collect::<BTreeSet<_>>() == expected).then_some(())
+    });
     let before = service.kill_daemon();
     service.daemon_after(before);
     assert_eq!(nodes.lost(), 0);
@@ -75,8 +127,9 @@ fn from_debians_socket_unit() {
     on_a_stock_host(|service| {
         service.must("systemctl start epmd.socket");
         assert_eq!(lookup(local(), "none"), unknown());
-        let nodes = Nodes::register("node", 300);
+        let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
+        peers_are_known(service);
         lasts(service, &nodes);
         // Stock, which was ended in it, has not left the shim failed.
         assert_eq!(
@@ -90,9 +143,88 @@ fn from_debians_socket_unit() {
 fn from_a_stock_epmd_that_was_started_by_hand() {
     on_a_stock_host(|service| {
         start_by_hand(service);
-        let nodes = Nodes::register("node", 300);
+        let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
+        peers_are_known(service);
         lasts(service, &nodes);
+    });
+}
+
+/// As each `erl -sname` does it where no epmd runs.
+#[test]
+fn from_a_stock_epmd_that_a_node_has_started() {
+    on_a_stock_host(|service| {
+        service.must(
+            "HOME=/root setsid erl -sname first -noshell -eval 'receive after infinity -> ok end.' \
+             </dev/null >/dev/null 2>&1 &",
+        );
+        let names = || service.run(&["epmd", "-names"]).stdout;
+        let before = wait_for("the node to register", || {
+            Some(names()).filter(|names| names.contains("name first at port "))
+        });
+        let stock = epmds(service);
+        service.install_ours();
+        for command in [COMMAND, "systemctl restart hardened-epmd"] {
+            service.must(command);
+            assert_eq!(names(), before, "{command}");
+            assert!(epmds(service).is_disjoint(&stock));
+        }
+        service.must("pkill -x beam.smp");
+        wait_for("the node to be gone", || {
+            (!names().contains("first")).then_some(())
+        });
+    });
+}
+
+/// What keeps the daemon from its start keeps the takeover from its own, or has it do nothing.
+#[test]
+fn whatever_is_wrong_with_the_unit_or_the_settings_the_old_one_goes_on() {
+    on_a_stock_host(|service| {
+        start_by_hand(service);
+        let stock = epmds(service);
+        let nodes = Nodes::of_all_kinds(20);
+        service.install_ours();
+        let variable = "/etc/default/epmd";
+        let file = "/etc/epmd.toml";
+        for (wrong, mended) in [
+            (
+                "chmod 644 /usr/bin/epmd".to_owned(),
+                "chmod 755 /usr/bin/epmd".to_owned(),
+            ),
+            (
+                format!("echo EPMD_ALLOW=300.1.2.3 >{variable}"),
+                format!("rm {variable}"),
+            ),
+            (format!("echo 'listn = []' >{file}"), format!("rm {file}")),
+            (format!("mkdir {file}"), format!("rmdir {file}")),
+        ] {
+            service.must(&wrong);
+            assert_ne!(
+                service.run(&["sh", "-c", COMMAND]).status,
+                Some(0),
+                "{wrong}"
+            );
+            service.systemctl("stop");
+            service.must(&mended);
+            assert_eq!(epmds(service), stock, "{wrong}");
+            assert_eq!(nodes.lost(), 0, "{wrong}");
+        }
+        for wrong in ["User=nosuchuser", "ExecStart=", "NotifyAccess=main"] {
+            service.drop_in(&format!("[Service]\n{wrong}\n"));
+            assert_ne!(
+                service.run(&["sh", "-c", COMMAND]).status,
+                Some(0),
+                "{wrong}"
+            );
+            service.run(&["systemctl", "stop", "hardened-epmd"]);
+            assert_eq!(epmds(service), stock, "{wrong}");
+            assert_eq!(nodes.lost(), 0, "{wrong}");
+        }
+        service.drop_in("");
+        service.must(COMMAND);
+        assert!(epmds(service).is_disjoint(&stock));
+        assert_eq!(nodes.lost(), 0);
+        assert!(nodes.are_all());
     });
 }
 
@@ -101,7 +233,7 @@ fn from_ours_that_was_started_by_hand() {
     on_a_stock_host(|service| {
         service.install_ours();
         start_by_hand(service);
-        let nodes = Nodes::register("node", 300);
+        let nodes = Nodes::of_all_kinds(500);
         take_over(service, &nodes);
         lasts(service, &nodes);
     });
@@ -250,5 +382,25 @@ fn a_unit_that_takes_nothing_over_says_the_line_that_would() {
         });
         assert_eq!(nodes.lost(), 0);
         assert!(nodes.are_all());
+    });
+}
+
+/// Process 1 starts others all the time, and until they run their programs they have all of its descriptors,
+/// the port's among them.
+#[test]
+fn what_process_1_just_starts_is_nobody_whose_place_is_to_be_taken() {
+    on_a_stock_host(|service| {
+        service.install_ours();
+        service.must(COMMAND);
+        let nodes = Nodes::of_all_kinds(300);
+        let begin =
+            "setsid sh -c 'while :; do systemd-run --quiet --collect true; done' >/dev/null 2>&1 &";
+        for _ in 0..2 {
+            service.must(begin);
+        }
+        for _ in 0..15 {
+            service.systemctl("restart");
+        }
+        assert_eq!(nodes.lost(), 0);
     });
 }

@@ -84,7 +84,7 @@ fn names_that_ours_would_refuse_stay_and_one_of_255_characters_keeps_its_port() 
 
 #[test]
 fn names_that_come_and_go_at_200_a_second_do_not_hinder_it() {
-    for epmd in [Epmd::Stock, Epmd::Ours] {
+    for epmd in [Epmd::Stock, Epmd::Stock29, Epmd::Ours] {
         let old = old(epmd);
         let _new = Detached { port: old.port };
         let nodes = Nodes::of_all_kinds(old.port, 100);

@@ -25,26 +25,9 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// Nodes of all kinds: of versions 5 and 6, hidden, with extra data, with names that are long.
+    /// Nodes of all kinds.
     pub(super) fn of_all_kinds(port: u16, count: u16) -> Self {
-        let nodes = (0..count).map(|number| Node {
-            kind: if number % 5 == 0 { 72 } else { 77 },
-            highest: if number % 2 == 0 { 6 } else { 5 },
-            protocol: (number % 3 == 0).into(),
-            extra: match number % 4 {
-                0 => Vec::new(),
-                1 => vec![0; usize::from(number)],
-                2 => b"a\0b\n, fd = 1\n\0".to_vec(),
-                _ => vec![0xff; 1020],
-            },
-            port: number,
-            ..Node::new(match number % 50 {
-                49 => format!("{number:\u{1F98A}>254}"),
-                48 => format!("{number:x>200}>\u{1F98A},port=1,fd=2"),
-                _ => format!("node{number}"),
-            })
-        });
-        Self::register(port, nodes)
+        Self::register(port, Node::of_all_kinds(count))
     }
 
     /// These nodes.

@@ -106,6 +106,104 @@ fn what_a_kernel_or_a_filter_forbids_is_said_and_the_old_one_goes_on() {
     }
 }
 
+/// Stands in for containers, whose root lacks it: nothing of another process can be seen then.
+#[test]
+fn without_the_capability_to_trace_it_says_so_and_the_old_one_goes_on() {
+    let mut old = old(Epmd::Stock);
+    let nodes = Nodes::of_all_kinds(old.port, 3);
+    let less = "--bounding-set=-sys_ptrace";
+    for force in ["-takeover", "-takeover=force"] {
+        let mut command = Epmd::Ours.wrapped(&["setpriv", less, "--inh-caps=-sys_ptrace"]);
+        command.args(["-daemon", force, "-port", &old.port.to_string()]);
+        let output = finish(&mut command);
+        assert_says(
+            &output,
+            &[
+                "somebody listens on ",
+                "no CAP_SYS_PTRACE",
+                "--cap-add=SYS_PTRACE",
+            ],
+        );
+        assert_goes_on(&mut old, &nodes);
+    }
+}
+
+/// Yama is not in each kernel, and its 3 lasts until the next boot: what stands in for it is a /proc/sys
+/// that says so, and a ptrace(2) that is refused as Yama does it.
+#[test]
+fn yama_that_forbids_it_is_named_and_force_ends_the_old_one() {
+    const YAMA: &str = "mount -t tmpfs tmpfs /proc/sys/kernel && mkdir /proc/sys/kernel/yama && \
+                        echo 3 >/proc/sys/kernel/yama/ptrace_scope && exec \"$@\"";
+    let mut old = old(Epmd::Stock);
+    let nodes = Nodes::of_all_kinds(old.port, 3);
+    let take_over = |force| {
+        let refused = "inject=ptrace:error=EPERM";
+        let mut command = Epmd::Ours.wrapped(&[
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            YAMA,
+            "sh",
+            "strace",
+            "-o",
+            "/dev/null",
+            "-e",
+            refused,
+        ]);
+        command.args(["-daemon", force, "-port", &old.port.to_string()]);
+        finish(&mut command).wherever_it_logs()
+    };
+    let words = ["kernel.yama.ptrace_scope is 3", "until the next boot", COST];
+    assert_says(&take_over("-takeover"), &words);
+    let new = Detached { port: old.port };
+    nodes.assert_all_as_before();
+    let output = take_over("-takeover=force");
+    assert_eq!(output.status, Some(0), "{output:?}");
+    assert!(output.stderr.contains(words[0]), "{output:?}");
+    assert!(output.stderr.contains("ended "), "{output:?}");
+    old.wait();
+    assert_eq!(lookup(new.port, b"node1"), Answer::Bytes(b"w\x01".to_vec()));
+}
+
+#[test]
+fn too_few_descriptors_are_said_and_the_old_one_goes_on() {
+    let mut old = old(Epmd::Stock);
+    let nodes = Nodes::of_all_kinds(old.port, 100);
+    let mut command = Epmd::Ours.wrapped(&["prlimit", "--nofile=64"]);
+    command.args(["-daemon", "-takeover", "-port", &old.port.to_string()]);
+    let words = ["raise the limit (LimitNOFILE=, ulimit -n)", COST];
+    assert_says(&finish(&mut command), &words);
+    assert_goes_on(&mut old, &nodes);
+    // The remedy.
+    let _new = Detached { port: old.port };
+    assert_eq!(take_over(old.port, &["-takeover"]), silence());
+    nodes.assert_all_as_before();
+}
+
+/// Somebody and somebody else's script, in the same moment.
+#[test]
+fn two_takeovers_at_once_lose_nothing() {
+    for _ in 0..5 {
+        let mut old = old(Epmd::Stock);
+        let new = Detached { port: old.port };
+        let nodes = Nodes::of_all_kinds(old.port, 20);
+        let port = old.port;
+        let outputs = thread::scope(|scope| {
+            let both = [(); 2].map(|()| scope.spawn(|| take_over(port, &["-takeover"])));
+            both.map(|one| one.join().expect("a thread"))
+        });
+        // One after the other, or the second one has said what is in its way.
+        assert!(outputs.contains(&silence()), "{outputs:?}");
+        for output in outputs.iter().filter(|output| **output != silence()) {
+            assert_says(output, &["pid ", "epmd"]);
+        }
+        old.wait();
+        nodes.assert_all_as_before();
+        drop(new);
+    }
+}
+
 #[test]
 fn who_is_traced_already_is_left_alone() {
     let mut old = old(Epmd::Stock);

@@ -2,30 +2,33 @@
 //! waits in them is lost.
 //!
 //! The new ones are bound while the old ones still listen, beside or across them (a socket for both
-//! families and one for each, for example), so that there is no moment without any. Then no new connection
-//! comes to the old ones, and what they have is taken out. Called by the daemon's start.
+//! families and one for each, for example), so that there is no moment without any. From then on no new
+//! connection comes to the old ones; those that are there, or are just being made, are accepted by the
+//! server, until there can be none any more. Called by the daemon's start.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::SockRef;
 
-use super::{Bound, ListenError, bind_all};
+use super::{BACKLOG, Bound, ListenError, bind_all};
 
 sockopt_impl!(
-    /// Which packets a socket gets: socket(7).
-    AttachFilter, SetOnly, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, libc::sock_fprog
+    /// The only interface by which a socket is reached, by its index (socket(7), Linux 5.1).
+    BindToIfIndex, SetOnly, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, libc::c_int
 );
 
-/// How long connections that are just being made may take to be there. Who begins meanwhile at an old
-/// socket tries again after a second, as TCP does, and finds a new one.
-const LAST_ONES: Duration = Duration::from_millis(50);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// No interface: the kernel gives indices from 1 on, one after the other.
+const NO_INTERFACE: libc::c_int = libc::c_int::MAX;
+
+/// How long sockets that give way are still accepted from. A connection that is just being made is there by
+/// then, though its peer is far and the kernel's answer to it was lost twice (tcp(7): it comes again after
+/// one second, and after three).
+pub(in crate::daemon) const LAST_ONES: Duration = Duration::from_secs(5);
 
 /// Binds what a plan lacks while others still listen, which belong to the same user. `ours` are of the plan
 /// already.
@@ -51,66 +54,38 @@ pub fn bind_beside(
     Ok(bound)
 }
 
-/// Takes the connections out of sockets that are about to be closed, after the last ones have come.
-#[must_use]
-pub fn empty(sockets: &[TcpListener]) -> Vec<OwnedFd> {
+/// Has no new connection come to sockets beside which others listen; those that have begun go on.
+pub(in crate::daemon) fn lead_past(sockets: &[TcpListener]) {
     for socket in sockets {
-        // Without these, who connects in the last moment may be lost, and nobody else.
-        let _ = take_no_more(socket);
+        // Without these, who connects in the last moment may be lost, and nobody else. An interface that
+        // it is bound to already only root may take from it.
+        let _ = setsockopt(socket, BindToIfIndex, &NO_INTERFACE);
         let _ = super::socket::defer_accept_no_more(socket);
-    }
-    let end = Instant::now() + LAST_ONES;
-    let mut connections = Vec::new();
-    loop {
-        let is_over = Instant::now() >= end;
-        for socket in sockets {
-            for _ in 0..super::BACKLOG {
-                match socket.accept() {
-                    Ok((connection, _)) => connections.push(connection.into()),
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(_) => break,
-                }
-            }
-        }
-        if is_over || sockets.is_empty() {
-            return connections;
-        }
-        sleep(LOOK_AGAIN);
     }
 }
 
-/// Has a socket get no packet that begins a connection (SYN without ACK); those that go on with one, it does.
-fn take_no_more(socket: &impl AsFd) -> io::Result<()> {
-    /// Where TCP's flags stand in its header, and those of them that tell.
-    const FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    let step = |code: u32, if_not: u8, k: u32| libc::sock_filter {
-        code: u16::try_from(code).unwrap_or_default(),
-        jt: 0,
-        jf: if_not,
-        k,
-    };
-    let mut program = [
-        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
-        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, SYN | ACK),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, SYN),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0),
-        step(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
-    ];
-    let program = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap_or_default(),
-        filter: program.as_mut_ptr(),
-    };
-    Ok(setsockopt(socket, AttachFilter, &program)?)
+/// Takes out of sockets what waits in them.
+#[must_use]
+pub(in crate::daemon) fn empty(sockets: &[TcpListener]) -> Vec<OwnedFd> {
+    let is_all = |error: &io::Error| error.kind() == ErrorKind::WouldBlock;
+    let waiting = sockets.iter().flat_map(|socket| {
+        let each = (0..BACKLOG).map(|_| socket.accept());
+        each.take_while(move |accepted| !accepted.as_ref().is_err_and(is_all))
+    });
+    let connections = waiting.filter_map(Result::ok);
+    connections
+        .map(|(connection, _)| connection.into())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+    use std::thread::sleep;
+    use std::time::Instant;
 
-    use socket2::{Domain, Socket, Type};
+    use socket2::{Domain, SockFilter, Socket, Type};
 
     use super::*;
     use crate::daemon::listen::{in_plan, plan};
@@ -142,6 +117,7 @@ mod tests {
         assert_eq!((ours.len(), others.len()), (0, 1), "it is in no plan");
         let bound = bind_beside(&others, &plan, port, &ours).unwrap();
         assert_eq!(bound.listeners.len(), 2);
+        lead_past(&others);
         let connections = empty(&others);
         drop(others);
         assert_eq!(connections.len(), 2);
@@ -166,16 +142,51 @@ mod tests {
     }
 
     #[test]
-    fn who_begins_at_a_socket_that_gives_way_finds_the_new_one() {
+    fn who_begins_beside_a_socket_that_gives_way_finds_the_new_one_at_once() {
         let (old, port, _waiting) = dual_stack();
         let others = [old];
         let bound = bind_beside(&others, &plan(None), port, &[]).unwrap();
-        let _ = empty(&others);
-        // The old one is still there: its packets are dropped, and TCP sends them again.
-        let client = std::thread::spawn(move || TcpStream::connect((Ipv6Addr::LOCALHOST, port)));
-        sleep(Duration::from_millis(100));
-        drop(others);
-        client.join().unwrap().unwrap();
-        drop(bound);
+        lead_past(&others);
+        assert_eq!(empty(&others).len(), 2);
+        for (way, listener) in [
+            (IpAddr::from(Ipv4Addr::LOCALHOST), 0),
+            (Ipv6Addr::LOCALHOST.into(), 1),
+        ] {
+            let mut client = TcpStream::connect((way, port)).unwrap();
+            client.write_all(b"x").unwrap();
+            bound.listeners[listener].accept().unwrap();
+        }
+        assert!(empty(&others).is_empty());
+    }
+
+    /// Its peer is as one far away: the kernel's answer does not come through for a while.
+    #[test]
+    fn who_has_begun_before_comes_to_the_socket_that_gives_way() {
+        for domain in [Domain::IPV4, Domain::IPV6] {
+            let ip: IpAddr = match domain {
+                Domain::IPV4 => Ipv4Addr::LOCALHOST.into(),
+                _ => Ipv6Addr::LOCALHOST.into(),
+            };
+            let (old, port, _waiting) = dual_stack();
+            let others = [old];
+            let client = Socket::new(domain, Type::STREAM, None).unwrap();
+            // BPF_RET: nothing of any packet.
+            let deaf = SockFilter::new(6, 0, 0, 0);
+            client.attach_filter(&[deaf]).unwrap();
+            client.set_nonblocking(true).unwrap();
+            client
+                .connect(&SocketAddr::new(ip, port).into())
+                .unwrap_err();
+            let bound = bind_beside(&others, &plan(None), port, &[]).unwrap();
+            lead_past(&others);
+            let _ = empty(&others);
+            client.detach_filter().unwrap();
+            let end = Instant::now() + LAST_ONES;
+            while empty(&others).is_empty() {
+                assert!(Instant::now() < end, "{ip}");
+                sleep(Duration::from_millis(1));
+            }
+            drop(bound);
+        }
     }
 }

@@ -19,7 +19,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::SockRef;
 
-pub use give_way::{bind_beside, empty};
+pub use give_way::bind_beside;
+pub(in crate::daemon) use give_way::{LAST_ONES, empty, lead_past};
 pub use notes::Notes;
 pub(in crate::daemon) use socket::{BACKLOG, adopt, defer_accept};
 

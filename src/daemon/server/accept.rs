@@ -9,7 +9,6 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,11 +16,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::line::Line;
 use super::request::{After, Connection, READ_AT_ONCE};
 use super::slow;
 use super::state::Server;
@@ -57,6 +56,14 @@ impl Listener {
     }
 }
 
+/// The listening sockets.
+pub(super) struct Listening {
+    /// Those that last.
+    pub(super) staying: Vec<Listener>,
+    /// Those that give way: nobody comes to them any more but who had begun to.
+    pub(super) leaving: Vec<Listener>,
+}
+
 /// The thread that accepts, as the event loop sees it.
 #[derive(Debug)]
 pub(super) struct Acceptor {
@@ -64,30 +71,19 @@ pub(super) struct Acceptor {
     ended: oneshot::Receiver<()>,
 }
 
-/// What the event loop and the thread say to each other.
-#[derive(Debug)]
-pub(super) struct Line {
-    rings: EventFd,
-    /// The thread is to end.
-    is_over: AtomicBool,
-    /// The thread has heard it ring.
-    heard: Notify,
-}
-
 impl Acceptor {
     /// Starts the thread. `local_decides`: whether requests are decided by the address that they came to
     /// as well (`Rules::served`). `arrivals` were accepted by another epmd, and come first.
     pub(super) fn start(
         server: Arc<Server>,
-        listeners: Vec<Listener>,
+        listening: Listening,
         local_decides: bool,
         arrivals: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let line = Arc::new(Line {
-            rings: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            is_over: AtomicBool::new(false),
-            heard: Notify::new(),
-        });
+        let line = Arc::new(Line::new()?);
+        let mut listeners = listening.staying;
+        let staying = listeners.len();
+        listeners.extend(listening.leaving);
         // Level-triggered: what is left in a queue is told of again, without another question.
         let readable = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
         server.epoll.add(&line.rings, readable(WORD))?;
@@ -95,9 +91,17 @@ impl Acceptor {
             server.epoll.add(&listener.socket, readable(number))?;
         }
         let (says_so, ended) = oneshot::channel::<()>();
+        if listeners.len() > staying {
+            let line = Arc::clone(&line);
+            tokio::spawn(async move {
+                sleep(listen::LAST_ONES).await;
+                line.close_the_leaving();
+            });
+        }
         let mut accepting = Accepting {
             server,
             listeners,
+            staying,
             line: Arc::clone(&line),
             local_decides,
             errors_in_a_row: 0,
@@ -153,24 +157,8 @@ impl Acceptor {
 
     /// Has the thread accept what has come already, close the sockets and end.
     pub(super) async fn stop(mut self) {
-        self.line.is_over.store(true, Ordering::Release);
-        self.line.ring();
+        self.line.end();
         self.ended().await;
-    }
-}
-
-impl Line {
-    fn ring(&self) {
-        /// A write that failed is made again: who does not hear it ring never ends.
-        const TRIES: u32 = 8;
-        // It goes on failing only where it has rung 2^64 times and nobody came.
-        let _ = (0..TRIES).any(|_| self.rings.write(1).is_ok());
-    }
-
-    /// Waits for a sign of life.
-    pub(super) async fn sign_of_life(&self) {
-        self.ring();
-        self.heard.notified().await;
     }
 }
 
@@ -193,6 +181,8 @@ enum Next {
 struct Accepting {
     server: Arc<Server>,
     listeners: Vec<Listener>,
+    /// So many of them, the first ones, last; the others give way.
+    staying: usize,
     line: Arc<Line>,
     /// Requests are decided by the address that they came to as well.
     local_decides: bool,
@@ -248,7 +238,7 @@ impl Accepting {
 
     /// One event: a connection is accepted and served, a name released, or the line has rung.
     fn turn(&mut self, wait: EpollTimeout, buffer: &mut [u8; READ_AT_ONCE]) -> Next {
-        if self.line.is_over.load(Ordering::Acquire) {
+        if self.line.is_over() {
             return Next::End;
         }
         let mut ready = [EpollEvent::empty()];
@@ -260,8 +250,15 @@ impl Accepting {
         }
         let [event] = &ready;
         if event.data() == WORD {
-            let _ = self.line.rings.read();
-            self.line.heard.notify_one();
+            self.line.hear();
+            if self.line.is_late() && self.listeners.len() > self.staying {
+                let leaving = self.listeners.split_off(self.staying);
+                for listener in &leaving {
+                    // By word: a copy that somebody else still has would keep it there.
+                    let _ = self.server.epoll.delete(&listener.socket);
+                }
+                self.close(leaving, buffer);
+            }
             return Next::Turn;
         }
         let Some(place) = event.data().checked_sub(FIRST_LISTENER) else {
@@ -297,7 +294,13 @@ impl Accepting {
 
     /// Accepts at most what the queues held: who comes later asks the next process.
     fn finish(mut self, buffer: &mut [u8; READ_AT_ONCE]) {
-        for listener in std::mem::take(&mut self.listeners) {
+        let all = std::mem::take(&mut self.listeners);
+        self.close(all, buffer);
+    }
+
+    /// Closes listening sockets when they are empty, or have been emptied of as many as they may hold.
+    fn close(&mut self, listeners: Vec<Listener>, buffer: &mut [u8; READ_AT_ONCE]) {
+        for listener in listeners {
             for _ in 0..listen::BACKLOG {
                 match listener.socket.accept() {
                     Ok((stream, peer)) => {

@@ -20,6 +20,7 @@ mod books;
 pub mod budget;
 mod clock;
 mod holders;
+mod line;
 mod own;
 mod reload;
 mod request;
@@ -58,10 +59,11 @@ use crate::core::counters::Counters;
 use crate::core::desk::Desk;
 use crate::core::registry::{Cursor, Registry};
 use crate::core::wire;
-use accept::{Acceptor, Line, Listener};
+use accept::{Acceptor, Listener, Listening};
 use books::Books;
 use budget::Budget;
 use clock::Clock;
+use line::Line;
 use reload::Reload;
 use signals::{Signal, Signals};
 use state::{Delays, Parts, Server, State};
@@ -109,6 +111,8 @@ pub struct Carried {
     pub registrations: Vec<Kept>,
     /// Connections that have asked nothing yet.
     pub arrivals: Vec<OwnedFd>,
+    /// Listening sockets that give way, see [`listen::lead_past`].
+    pub leaving: Vec<TcpListener>,
 }
 
 /// What is kept in systemd's store.
@@ -177,11 +181,16 @@ async fn serve(start: Start) -> io::Result<()> {
         .map(Listener::new)
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("use the listening sockets"))?;
+    let leaving = carried
+        .leaving
+        .into_iter()
+        .filter_map(|l| Listener::new(l).ok());
+    let leaving: Vec<_> = leaving.collect();
     let listening = listen::addresses(listeners.iter().map(|l| &l.socket));
     let budget = Budget::beside(
         &settings.limits,
         descriptors,
-        listeners.len(),
+        listeners.len().saturating_add(leaving.len()),
         kept.is_some(),
     );
     if let Some(shortfall) = budget.shortfall(&settings.limits) {
@@ -258,7 +267,10 @@ async fn serve(start: Start) -> io::Result<()> {
     let mut signals = Signals::catch().map_err(failed("hear signals"))?;
     let mut acceptor = Acceptor::start(
         Arc::clone(&server),
-        listeners,
+        Listening {
+            staying: listeners,
+            leaving,
+        },
         local_decides,
         carried.arrivals,
     )

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Mode, Settings};
 use crate::daemon::listen::holder::Holders;
 use crate::daemon::listen::{self, Bound, ListenError};
+use crate::daemon::server::Carried;
 use crate::daemon::systemd::inherited::Inherited;
 use crate::daemon::{systemd, takeover};
 use crate::exit::{Exit, complain};
@@ -24,15 +25,16 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 pub type Ask = fn(u16, &[IpAddr]) -> io::Result<()>;
 
 /// The listening sockets: a socket unit's, where there is one, with loopback beside them; else our own,
-/// from before a restart as far as they are what the settings say.
+/// from before a restart as far as they are what the settings say; others give way.
 pub(super) fn sockets(
     mode: Mode,
     settings: &mut Settings,
-    mut inherited: Option<&mut Inherited>,
+    inherited: Option<&mut Inherited>,
+    carried: &mut Carried,
     ask: Ask,
 ) -> Result<Bound, Exit> {
     let mut ours = Vec::new();
-    if let Some(inherited) = &mut inherited {
+    if let Some(inherited) = inherited {
         ours = std::mem::take(&mut inherited.listeners);
         if inherited.is_taken_over() && !ours.is_empty() {
             // What another epmd listened on is served as it is, until the next start.
@@ -43,21 +45,24 @@ pub(super) fn sockets(
             // They may listen on more than the operator asked for.
             settings.rules.served = served(settings);
             let (bound, others) = listen::beside_activated(activated, ours, settings.port);
-            systemd::give_up_listeners(others);
+            systemd::give_up_listeners(&others);
             return Ok(bound);
         }
     }
     let plan = listen::plan(settings.listen.as_deref());
     let (mut ours, others) = listen::in_plan(ours, &plan, settings.port);
-    if let Some(inherited) = inherited.filter(|_| !others.is_empty()) {
+    if !others.is_empty() {
         let beside = listen::bind_beside(&others, &plan, settings.port, &ours);
-        inherited.arrivals.extend(listen::empty(&others));
-        systemd::give_up_listeners(others);
+        systemd::give_up_listeners(&others);
         if let Ok(mut bound) = beside {
             bound.listeners.append(&mut ours);
+            listen::lead_past(&others);
+            carried.leaving = others;
             return Ok(bound.with_own_queues(mode == Mode::Systemd));
         }
         // What is wrong with them shows when they are bound by themselves.
+        carried.arrivals.extend(listen::empty(&others));
+        drop(others);
     }
     let deadline = Instant::now() + PATIENCE_WITH_A_HOLDER;
     loop {

@@ -137,18 +137,17 @@ pub fn keep_listener(listener: &TcpListener) -> io::Result<()> {
     manager.store_patiently(&listener_name(listener.local_addr()?), listener.as_fd())
 }
 
-/// Takes listening sockets out of the store, and returns when systemd has closed them, so that others
-/// can be bound.
-pub fn give_up_listeners(listeners: Vec<TcpListener>) {
+/// Takes listening sockets out of the store, and returns when systemd has closed them: others can be bound
+/// once this process has done so as well.
+pub fn give_up_listeners(listeners: &[TcpListener]) {
     if listeners.is_empty() {
         return;
     }
-    for listener in &listeners {
+    for listener in listeners {
         if let Ok(address) = listener.local_addr() {
             take_out(&listener_name(address));
         }
     }
-    drop(listeners);
     // If it is not done in time, binding says which address is taken.
     let _ = barrier();
 }

@@ -3,10 +3,12 @@
 //! Asks the kernel which sockets listen where ours are to listen (`diag`), and looks for them among the
 //! descriptors of all processes that can be seen (`process`). It only looks. Called by `takeover`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use crate::daemon::process;
 pub(super) use crate::daemon::process::{MANAGER, Process, sockets};
@@ -63,7 +65,29 @@ pub(super) fn of_port(plan: &[IpAddr], port: u16) -> io::Result<Port> {
             holders.insert(pid, held);
         }
     }
+    let managers: BTreeSet<_> = inodes(holders.get(&MANAGER)).collect();
+    holders.retain(|pid, held| {
+        let are_managers = inodes(Some(held)).all(|inode| managers.contains(&inode));
+        *pid == MANAGER || !are_managers || !is_passing(*pid, &managers)
+    });
     Ok(judge(&listening, holders, Process::of))
+}
+
+fn inodes(held: Option<&Vec<(RawFd, Listening)>>) -> impl Iterator<Item = u64> {
+    held.into_iter().flatten().map(|(_, held)| held.inode)
+}
+
+/// Whether a process has sockets of process 1 for no more than a moment: it is just being made by that one,
+/// and has all of its descriptors until it runs its own program; or it has none of these by now.
+fn is_passing(pid: i32, managers: &BTreeSet<u64>) -> bool {
+    let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let is_its_child = || {
+        Process::of(pid).status("PPid").as_deref() == Some("1")
+            && program(pid).is_some_and(|its| program(MANAGER) == Some(its))
+    };
+    let has_none =
+        || sockets(pid).is_ok_and(|now| !now.values().any(|inode| managers.contains(inode)));
+    is_its_child() || has_none() || !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// Says whose the port is, by who has which sockets.

@@ -12,11 +12,16 @@ use nix::unistd::geteuid;
 
 use super::hold::HoldError;
 use super::holder::{Holder, Process};
+use crate::daemon::process;
 
 /// What a takeover that can't be costs, if one goes on without.
 const COST: &str = "without it every name would be gone at once: nodes of OTP 24 and later register again \
                     by themselves within seconds, older ones have to be restarted; -takeover=force ends the \
                     old epmd all the same";
+
+/// Root's rights are not whole, as in most containers.
+const NO_PTRACE: &str = "this process has no CAP_SYS_PTRACE, without which root can't look into other processes \
+                         either: start it with that (docker's and podman's --cap-add=SYS_PTRACE)";
 
 /// Why a takeover does not come about.
 #[derive(Debug)]
@@ -75,6 +80,10 @@ impl Trouble {
             ),
             Some(Errno::ESRCH) => return Self::holding(process, &HoldError::Gone),
             Some(Errno::EPERM) => why_forbidden(process, "pidfd_getfd"),
+            Some(Errno::EMFILE | Errno::ENFILE) => format!(
+                "a copy of each of its descriptors is needed, and this process may have no more ({error}): \
+                 raise the limit (LimitNOFILE=, ulimit -n)"
+            ),
             _ => format!("pidfd_getfd(2) says: {error}"),
         };
         Self::Cannot(process.clone(), why)
@@ -116,10 +125,21 @@ fn why_forbidden(process: &Process, call: &str) -> String {
     if !geteuid().is_root() {
         return "only root may look into it".to_owned();
     }
+    if !may_trace() {
+        return NO_PTRACE.to_owned();
+    }
     format!(
         "{call}(2) is forbidden, as a container's seccomp filter does it (systemd-nspawn's is lifted by \
-         --system-call-filter={call}) or the lack of CAP_SYS_PTRACE"
+         --system-call-filter={call}) or a security module"
     )
+}
+
+/// Whether this process may look into those of others, as far as its capabilities go.
+fn may_trace() -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let own = process::own().and_then(|own| Process::of(own).status("CapEff"));
+    let own = own.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    own.is_none_or(|mask| mask & CAP_SYS_PTRACE != 0)
 }
 
 fn kernel_release() -> String {
@@ -139,7 +159,9 @@ impl fmt::Display for Trouble {
                     f,
                     "somebody listens on {address}, and no process that can be seen holds that socket"
                 )?;
-                if geteuid().is_root() {
+                if geteuid().is_root() && !may_trace() {
+                    write!(f, ", because {NO_PTRACE}")
+                } else if geteuid().is_root() {
                     f.write_str("; it may be another container's, which has to be stopped there")
                 } else {
                     f.write_str("; start this as root")
