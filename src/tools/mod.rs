@@ -8,4 +8,5 @@ mod call;
 pub mod client;
 pub mod control;
 pub mod doctor;
+mod holders;
 pub mod refused;
