@@ -24,6 +24,7 @@ use hardened_epmd::config::Settings;
 use hardened_epmd::core::access::{Decision, Networks, Rules};
 use hardened_epmd::core::audit::Audit;
 use hardened_epmd::core::desk::{Desk, Holder, Step};
+use hardened_epmd::core::holds::Holds;
 use hardened_epmd::core::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use hardened_epmd::core::registry::Registry;
 use hardened_epmd::core::wire::{self, Node, Request};
@@ -70,6 +71,9 @@ impl Holder for Nobody {
     }
     fn descriptor(&self) -> i32 {
         0
+    }
+    fn uid(&self) -> Option<u32> {
+        None
     }
     fn release(self) {}
 }
@@ -210,6 +214,7 @@ fn refusal(source: u32) -> Outcome<'static> {
         reason: Some(Reason::NotAllowed),
         setting: Some(Setting::Allow),
         since: None,
+        holder: None,
     }
 }
 
@@ -246,6 +251,7 @@ fn whole_lookup(criterion: &mut Criterion, sizes: &[usize]) {
             max_registrations: size,
             relaxed_command_check: false,
             registry: registry(size),
+            holds: Holds::default(),
         };
         let requests: Vec<(Ends, Vec<u8>)> = scattered(size)
             .map(|at| {
@@ -261,7 +267,7 @@ fn whole_lookup(criterion: &mut Criterion, sizes: &[usize]) {
             bencher.iter(|| {
                 let (ends, request) = next();
                 answer.clear();
-                let Step::End(_, outcome) = desk.handle(*ends, request, &mut answer) else {
+                let Step::End(_, outcome) = desk.handle(*ends, 0, request, &mut answer) else {
                     unreachable!("a lookup ends");
                 };
                 assert!(outcome.verdict == Verdict::Answered);

@@ -845,8 +845,9 @@ fn a_name_that_is_taken_is_told_once_a_window() {
             (&0.into(), &"WARNING".into())
         );
         assert!(told.get("reason").is_none(), "{told}");
-        let words = format!("\"{name}\" is registered already, since ");
-        let time = message(&told).strip_prefix(&words).expect("since when");
+        let words = format!("\"{name}\" is registered already, by root (uid 0), since ");
+        let rest = message(&told).strip_prefix(&words).expect("since when");
+        let time = rest.strip_suffix("; refused to uid 0").expect("to whom");
         assert!(
             time.len() == "14:02 UTC".len() && time.ends_with(" UTC"),
             "{time}"

@@ -235,7 +235,11 @@ fn every_option_and_every_key_is_in_the_tables() {
     let keys = rows("<!-- settings -->", "<!-- end of settings -->");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("epmd.toml");
-    fs::write(&file, "[access.node.NAME]\nallow = []\n").unwrap();
+    fs::write(
+        &file,
+        "[access.node.NAME]\nallow = []\n[names.node.NAME]\nusers = []\n",
+    )
+    .unwrap();
     let output = epmd(folder.path(), &["-config", "epmd.toml", "-check_config"]);
     let printed: BTreeSet<_> = text(&output.stdout)
         .lines()

@@ -38,6 +38,7 @@ mod client;
 mod lookups;
 mod netns;
 mod networks;
+mod owners;
 mod picture;
 mod process;
 mod report;
@@ -182,6 +183,9 @@ fn compare(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         } else {
             eprintln!("networks: left out; this needs root and a server of ours");
         }
+    }
+    if wanted("owners") && plan.kinds.contains(&Kind::Ours) {
+        owners::measure(&launcher, &plan, &mut report);
     }
     if wanted("state") {
         state::measure(&launcher, &plan, &mut report);

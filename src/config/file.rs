@@ -22,9 +22,13 @@ use super::words::{bare_or_quoted, kind};
 /// The longest node name, in characters.
 const LONGEST_NAME: usize = 255;
 
-/// Lays what the file says over `settings`. Gives the mistakes, from top to bottom; the settings are
-/// then of no use but for what is known to be right.
-pub(super) fn read_into(settings: &mut Settings, text: &Text) -> Vec<Problem> {
+/// Lays what the file says over `settings`. Gives the mistakes, from top to bottom, with what `look_up`
+/// finds wrong when all is read; the settings are then of no use but for what is known to be right.
+pub(super) fn read_into(
+    settings: &mut Settings,
+    text: &Text,
+    look_up: impl FnOnce(&mut Settings) -> Vec<(usize, String)>,
+) -> Vec<Problem> {
     let whole = text.as_str();
     let cut = bounds::cut(whole);
     let part = cut.and_then(|cut| whole.get(..cut.at)).unwrap_or(whole);
@@ -61,6 +65,7 @@ pub(super) fn read_into(settings: &mut Settings, text: &Text) -> Vec<Problem> {
         mistakes: Mistakes::new(Box::new(worth)),
     };
     walk.table("", table.get_ref());
+    wrong.extend(look_up(walk.settings));
     let (more_wrong, counted) = walk.mistakes.into_parts();
     wrong.extend(more_wrong);
     text.problems(Found {

@@ -63,7 +63,7 @@ mod tests {
             (
                 "lisen",
                 "",
-                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit, metrics, watch"#,
+                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch"#,
             ),
             (
                 "per_source",
@@ -78,12 +78,12 @@ mod tests {
             (
                 "deny",
                 "",
-                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, limits, audit, metrics, watch"#,
+                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, names, limits, audit, metrics, watch"#,
             ),
             (
                 "port",
                 "access.",
-                r#"unknown key "port", which belongs at the top of the file; expected one of allow, deny, list, enforce, node"#,
+                r#"unknown key "port", which belongs at the top of the file; expected one of allow, deny, list, enforce, node, strangers"#,
             ),
             (
                 "deny",

@@ -12,6 +12,7 @@ mod diagnostic;
 mod file;
 mod keys;
 mod mistakes;
+mod names;
 mod nets;
 mod options;
 mod places;
@@ -25,6 +26,7 @@ mod table;
 mod target;
 mod template;
 mod types;
+pub mod users;
 mod values;
 mod variables;
 mod watch;
@@ -37,6 +39,7 @@ mod tests;
 
 pub use self::cli::{Command, CommandLineError, Invocation, Mode};
 pub use self::diagnostic::{Errors, Problem};
+pub use self::names::{Hold, Names, Users};
 pub use self::options::{OPTIONS, OptionSpec, Section, help, options_markdown, usage, version};
 pub use self::places::{Place, Places};
 pub use self::settings::{

@@ -2,10 +2,12 @@
 //!
 //! Values in, words out. Called by the table of keys for `-check_config` and for the manual.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::coverage;
+use super::names::{Hold, Users};
 use super::settings::Format;
 use super::target::Target;
 use super::watch::Every;
@@ -115,6 +117,34 @@ fn elements<T: ToString>(elements: impl Iterator<Item = T>) -> String {
 pub(super) fn more(count: usize) -> Option<String> {
     let rest = count.checked_sub(MOST_SHOWN).filter(|rest| *rest > 0)?;
     Some(format!("and {rest} more"))
+}
+
+/// Who may register a name.
+pub(super) fn users(users: &Users) -> String {
+    let mut shown: Vec<_> = users.shown().take(MOST_SHOWN).collect();
+    shown.extend(more(users.shown().count()));
+    match shown.is_empty() {
+        true => "root alone".to_owned(),
+        false => format!("root, {}", shown.join(", ")),
+    }
+}
+
+pub(super) fn owners(users: &Option<Users>) -> String {
+    match users {
+        None => "every user of this host".to_owned(),
+        Some(list) => self::users(list),
+    }
+}
+
+pub(super) fn hold(hold: &Hold) -> String {
+    time(&hold.0)
+}
+
+pub(super) fn strangers(strangers: &BTreeSet<IpAddr>) -> String {
+    match strangers.is_empty() {
+        true => "none".to_owned(),
+        false => elements(strangers.iter()),
+    }
 }
 
 pub(super) fn time(time: &Duration) -> String {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::names::Names;
 use super::places::Places;
 use super::watch::Watch;
 use crate::core::access::Rules;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub listen_from: Origin,
     /// Who may ask what.
     pub rules: Rules,
+    /// Which users may register which name, as it was given; `rules.names` are the numbers.
+    pub names: Names,
     /// Where `rules.allow` comes from.
     pub allow_from: Origin,
     /// How much of everything.
@@ -74,6 +77,7 @@ impl Default for Settings {
             listen_from: Origin::Default,
             port: DEFAULT_PORT,
             rules: Rules::default(),
+            names: Names::default(),
             allow_from: Origin::Default,
             limits: Limits::default(),
             audit: Audit::default(),

@@ -5,6 +5,7 @@
 //! is not looked at, but the file is always checked as a whole. Made by `cli`; `main` loads it at the
 //! start, `server` again at SIGHUP, and the client commands ask it for their port only.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -105,7 +106,9 @@ impl Sources {
     /// # Errors
     /// All mistakes of command line, environment and file, where there is any.
     pub fn load(&self) -> Result<Settings, Errors> {
-        check(&self.options, &self.environment, self.read()).map(|(settings, _)| settings)
+        let read = self.read();
+        check(&self.options, &self.environment, read, &BTreeMap::new())
+            .map(|(settings, _)| settings)
     }
 
     /// The same, with all that is needed to come to these settings again whatever becomes of the file.
@@ -113,7 +116,8 @@ impl Sources {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_and_keep(&self) -> Result<(Settings, Snapshot), Errors> {
-        let (settings, text) = check(&self.options, &self.environment, self.read())?;
+        let read = self.read();
+        let (settings, text) = check(&self.options, &self.environment, read, &BTreeMap::new())?;
         let snapshot = Snapshot {
             options: self.options.clone(),
             environment: self.environment.clone(),
@@ -121,6 +125,7 @@ impl Sources {
                 .file
                 .clone()
                 .zip(text.map(|text| text.as_str().to_owned())),
+            users: settings.names.looked_up(),
         };
         Ok((settings, snapshot))
     }
@@ -141,7 +146,7 @@ impl Sources {
         }
         let problems = match self.read() {
             Ok(None) => Vec::new(),
-            Ok(Some((_, text))) => file::read_into(&mut settings, &text),
+            Ok(Some((_, text))) => file::read_into(&mut settings, &text, |_| Vec::new()),
             Err(problems) => problems,
         };
         let told = problems.first().filter(|first| !first.is_forbidden());
@@ -224,6 +229,9 @@ pub struct Snapshot {
     environment: Given,
     /// The file's full name, and what it said.
     file: Option<(PathBuf, String)>,
+    /// The numbers of the users whom it names, as they were then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    users: BTreeMap<String, u32>,
 }
 
 impl Snapshot {
@@ -236,7 +244,7 @@ impl Snapshot {
             let text = Text::new(&path, text);
             (path, text)
         });
-        check(&self.options, &self.environment, Ok(file)).map(|(settings, _)| settings)
+        check(&self.options, &self.environment, Ok(file), &self.users).map(|(settings, _)| settings)
     }
 
     /// As bytes.
@@ -263,11 +271,12 @@ const SPENT: &str =
 /// A file that was read, or what is wrong with it; `None` is no file.
 type ReadFile = Result<Option<(PathBuf, Text)>, Vec<Problem>>;
 
-/// Checks everything, and makes settings of it.
+/// Checks everything, and makes settings of it. `users` are known by number already.
 fn check(
     options: &Given,
     environment: &Given,
     read: ReadFile,
+    users: &BTreeMap<String, u32>,
 ) -> Result<(Settings, Option<Text>), Errors> {
     let mut settings = Settings::default();
     let mut in_file = Vec::new();
@@ -275,7 +284,10 @@ fn check(
     match read {
         Ok(None) => {}
         Ok(Some((path, said))) => {
-            in_file = file::read_into(&mut settings, &said);
+            in_file = file::read_into(&mut settings, &said, |settings| {
+                settings.names.look_up(users)
+            });
+            settings.rules.names = settings.names.rules();
             settings.file = Some(path);
             text = Some(said);
         }

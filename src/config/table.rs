@@ -141,6 +141,43 @@ pub const KEYS: &[Key] = &[
         ),
     },
     Key {
+        path: "access.strangers",
+        option: None,
+        variable: None,
+        brief: "Addresses of this host that a proxy has: their peers are strangers, decided by the lists.",
+        example: "[\"127.0.0.6\"]",
+        slot: &field!(Field, rules.strangers, said::strangers),
+    },
+    Key {
+        path: "names.users",
+        option: None,
+        variable: None,
+        brief: "Which users of this host may register names; root always may.",
+        example: "[\"root\", \"1001\"]",
+        slot: &field!(Field, names.users, said::owners),
+    },
+    Key {
+        path: "names.hold",
+        option: None,
+        variable: None,
+        brief: "A name that is released stays its last user's for so long.",
+        example: "\"60s\"",
+        slot: &field!(Field, names.hold, said::hold),
+    },
+    Key {
+        path: "names.node.NAME.users",
+        option: None,
+        variable: None,
+        brief: "Who may register this name, in place of names.users.",
+        example: "[\"1002\"]",
+        slot: &field!(
+            ByNode,
+            names.nodes,
+            said::users,
+            missing: "expected one, such as users = [\"deploy\"], or [] for root alone"
+        ),
+    },
+    Key {
         path: "limits.connections",
         option: None,
         variable: None,

@@ -232,7 +232,7 @@ fn every_mistake_of_one_file_is_told_in_one_run() {
              format = \"xml\"\n\
              window = \"2 days\"\n\
              lookups = 1\n"),
-        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, limits, audit, metrics, watch
+        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch
     lisen = ["10.0.3.5"]
     ^
 epmd: FILE:2:8: port is a string; expected a whole number from 0 to 65535, such as port = 4369
@@ -561,6 +561,79 @@ fn syntax_errors() {
 }
 
 #[test]
+fn users_are_found_or_told_with_their_place() {
+    let text = bad("[names]\nusers = [\"root\", \"no-such-user\"]\nhold = \"0s\"\n");
+    assert_eq!(
+        text,
+        r#"epmd: FILE:2:18: there is no user "no-such-user" on this host; expected the name of one (`getent passwd` lists them) or a number, such as "1001"
+    users = ["root", "no-such-user"]
+                     ^"#
+    );
+    assert_eq!(
+        headlines(
+            "[names]\nusers = [1001, \"4294967295\", \"*\"]\nhold = 60\n[names.node.rabbit]\nuser = []\n"
+        ),
+        [
+            "2:10: an element of users is a number; expected a string: \"1001\"",
+            "2:16: \"4294967295\" is no user's number; expected one from 0 to 4294967294",
+            "2:30: \"*\" is no user; expected names or numbers, or no list at all for every user of this host",
+            "3:8: hold is a number without a unit; expected a string with one, such as \"60s\", or \"0s\"",
+            "4:13: node \"rabbit\" has no users; expected one, such as users = [\"deploy\"], or [] for root alone",
+            "5:1: unknown key \"user\", which is probably users; expected users",
+        ]
+    );
+    assert_eq!(
+        headlines("access.strangers = [\"127.0.0.1\", \"::\", \"10.0.0.0/8\"]\n"),
+        [
+            "1:21: \"127.0.0.1\" is where this host's own nodes come from; expected an address that a proxy alone has, such as \"127.0.0.6\"",
+            "1:34: \"::\" is no address that a peer has; expected one of this host's, such as \"127.0.0.6\"",
+            "1:40: \"10.0.0.0/8\" is a network; expected an address of this host, such as \"10.0.0.0\"",
+        ]
+    );
+    let settings = good(
+        "[names]\nusers = [\"root\", \"1001\", \"1001\"]\nhold = \"60s\"\n[names.node.rabbit]\nusers = []\n",
+    );
+    let rules = &settings.rules.names;
+    assert_eq!(rules.users, Some([0, 1001].into()));
+    assert_eq!(rules.nodes.get(&b"rabbit"[..]), Some(&[].into()));
+    assert_eq!(rules.hold, Duration::from_secs(60));
+    let shown = show(&settings);
+    for line in [
+        "names.users: root, 1001 [",
+        "names.node.rabbit.users: root alone [",
+        "names.hold: 1m [",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+}
+
+/// A user database that is down at a restart must not cost the registrations.
+#[test]
+fn what_is_kept_goes_by_the_numbers_from_then() {
+    let folder = Folder::new();
+    let file = folder.file("epmd.toml", "[names]\nusers = [\"root\"]\n");
+    let (_, snapshot) = sources(&["-config", &file], &[]).load_and_keep().unwrap();
+    let bytes = snapshot.to_bytes().unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.contains("\"users\":{\"root\":0}"), "{text}");
+    // The user is gone since.
+    let text = text
+        .replace("\"root\"", "\"was-there\"")
+        .replace("\\\"root\\\"", "\\\"was-there\\\"");
+    let kept = Snapshot::from_bytes(text.as_bytes()).unwrap();
+    let settings = kept.settings().unwrap();
+    assert_eq!(settings.rules.names.users, Some([0].into()));
+    // One without is as it was before there were any.
+    let without = text.replace(",\"users\":{\"was-there\":0}", "");
+    assert!(
+        Snapshot::from_bytes(without.as_bytes())
+            .unwrap()
+            .settings()
+            .is_err()
+    );
+}
+
+#[test]
 fn mistakes_of_all_kinds_in_one_run() {
     assert_eq!(
         headlines(
@@ -643,7 +716,7 @@ fn no_bytes_make_it_panic() {
             bytes.push(byte);
             let text = String::from_utf8_lossy(&bytes).into_owned();
             let text = diagnostic::Text::new(Path::new("f"), text);
-            for problem in file::read_into(&mut Settings::default(), &text) {
+            for problem in file::read_into(&mut Settings::default(), &text, |_| Vec::new()) {
                 assert!(!problem.to_string().is_empty());
             }
         }
@@ -655,7 +728,7 @@ fn no_bytes_make_it_panic() {
         "a={".repeat(50_000),
     ] {
         let text = diagnostic::Text::new(Path::new("f"), text);
-        assert!(!file::read_into(&mut Settings::default(), &text).is_empty());
+        assert!(!file::read_into(&mut Settings::default(), &text, |_| Vec::new()).is_empty());
     }
 }
 
@@ -937,7 +1010,7 @@ fn the_clients_port() {
     );
     let half = folder.file("half.toml", "port = 7\nbogus = 1\n");
     let warning = format!(
-        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, limits, audit, metrics, watch; asking port 7"
+        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, metrics, watch; asking port 7"
     );
     assert_eq!(port(&["-config", &half], &[]), (7, Some(warning)));
     let none = folder.path("none.toml");
@@ -975,6 +1048,9 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          access.deny: nobody [default]\n\
          access.list: as access.allow [default]\n\
          access.enforce: true [default]\n\
+         access.strangers: none [default]\n\
+         names.users: every user of this host [default]\n\
+         names.hold: 0s [default]\n\
          limits.connections: 1024 [default]\n\
          limits.per-source: 64 [default]\n\
          limits.request-timeout: 5s [default]\n\
@@ -1020,6 +1096,9 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          access.enforce: false: lookups and lists are SERVED TO EVERYONE, and what would be refused is logged [FILE:9]\n\
          access.node.wg_man.allow: this host, 10.0.3.0/28 [FILE]\n\
          access.node.\"é\".allow: this host alone [FILE]\n\
+         access.strangers: none [default]\n\
+         names.users: every user of this host [default]\n\
+         names.hold: 0s [default]\n\
          limits.connections: 2048 [FILE:17]\n\
          limits.per-source: 32 [FILE:18]\n\
          limits.request-timeout: 7s [FILE:19]\n\
@@ -1054,7 +1133,7 @@ fn said(settings: &Settings, code: &str) -> String {
 }
 
 /// A value other than the default, for each key.
-const OTHER_VALUES: [(&str, &str); 19] = [
+const OTHER_VALUES: [(&str, &str); 23] = [
     ("listen", "[\"10.0.3.5\"]"),
     ("port", "4370"),
     ("access.allow", "[\"10.0.3.0/24\"]"),
@@ -1062,6 +1141,10 @@ const OTHER_VALUES: [(&str, &str); 19] = [
     ("access.list", "[\"10.0.3.0/24\"]"),
     ("access.enforce", "false"),
     ("access.node.NAME.allow", "[\"10.0.3.0/24\"]"),
+    ("access.strangers", "[\"127.0.0.6\"]"),
+    ("names.users", "[\"root\"]"),
+    ("names.hold", "\"7s\""),
+    ("names.node.NAME.users", "[\"7\"]"),
     ("limits.connections", "7"),
     ("limits.per-source", "7"),
     ("limits.request-timeout", "\"7s\""),

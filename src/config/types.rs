@@ -3,7 +3,8 @@
 //! A value in, what is wrong with it out; which key of the settings it is for, the table knows. Called by
 //! `table`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -273,6 +274,47 @@ impl Type for Option<Vec<IpAddr>> {
         } else {
             Ok((!addresses.is_empty()).then_some(Some(addresses)))
         }
+    }
+}
+
+/// Addresses of this host whose peers are strangers.
+impl Type for BTreeSet<IpAddr> {
+    const KIND: &'static str = "a list of addresses";
+
+    fn from_toml(path: &str, value: &Value<'_>, mistakes: &mut Mistakes<'_>) -> Option<Self> {
+        const OWN: [IpAddr; 2] = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        let example = "127.0.0.6";
+        let mut addresses = Self::new();
+        for element in list(path, example, value, mistakes)? {
+            let Some(text) = element_text(path, example, element, mistakes) else {
+                continue;
+            };
+            match nets::listen_on(text, "expected the address alone") {
+                Ok(ListenOn::One(own)) if OWN.contains(&own) => {
+                    mistakes.add(element.span().start, || {
+                        format!(
+                            "{} is where this host's own nodes come from; expected an address that a proxy \
+                             alone has, such as \"{example}\"",
+                            quote(text)
+                        )
+                    });
+                }
+                Ok(ListenOn::One(address)) if !address.is_unspecified() => {
+                    addresses.insert(address);
+                }
+                Ok(_) => mistakes.add(element.span().start, || {
+                    format!(
+                        "{} is no address that a peer has; expected one of this host's, such as \"{example}\"",
+                        quote(text)
+                    )
+                }),
+                Err(what) => mistakes.add(element.span().start, || what),
+            }
+        }
+        Some(addresses)
     }
 }
 

@@ -70,6 +70,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Whether a text is a duration of nothing.
+pub(super) fn is_no_time(text: &str) -> bool {
+    humantime::parse_duration(text).is_ok_and(|time| time.is_zero())
+}
+
 /// A number in plain decimal digits. `parse` alone would take a plus as well.
 fn digits(text: &str) -> Option<u64> {
     text.bytes()

@@ -4,12 +4,13 @@
 //! that 20,000 of them cost what one does. Addresses are canonical on both sides: an IPv4-mapped IPv6
 //! address is its IPv4 address. Called by `desk` for every request and by `config` to build the rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixSet;
 
+use crate::core::names::NameRules;
 use crate::core::outcome::{Ends, Operation, Reason, Setting};
 
 /// A set of networks, IPv4 and IPv6.
@@ -93,7 +94,7 @@ pub enum Decision {
     Refuse(Reason),
 }
 
-/// `[access]`, checked.
+/// `[access]` and `[names]`, checked.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// May look names up. This host always may.
@@ -110,6 +111,11 @@ pub struct Rules {
     /// family; `None` is every address. Set where systemd's sockets listen on more than the operator asked
     /// for.
     pub served: Option<Vec<IpAddr>>,
+    /// Addresses of this host whose peers are strangers: a proxy has them. Heeded where connections are
+    /// accepted, before anything is decided.
+    pub strangers: BTreeSet<IpAddr>,
+    /// `[names]`: which users may register which name.
+    pub names: NameRules,
 }
 
 impl Default for Rules {
@@ -122,6 +128,8 @@ impl Default for Rules {
             nodes: HashMap::new(),
             enforce: true,
             served: None,
+            strangers: BTreeSet::new(),
+            names: NameRules::default(),
         }
     }
 }
@@ -134,7 +142,12 @@ impl Rules {
             return Decision::Refuse(Reason::AddressNotServed);
         }
         if ends.is_this_host() {
-            return Decision::Admit;
+            return match operation {
+                Operation::Register if self.forbidding(ends, node).is_some() => {
+                    Decision::Refuse(Reason::NotOwner)
+                }
+                _ => Decision::Admit,
+            };
         }
         let admitting = match operation {
             Operation::Lookup => node
@@ -159,6 +172,13 @@ impl Rules {
         } else {
             Decision::WouldRefuse(reason)
         }
+    }
+
+    /// The list that forbids the user at the other end to register this name, where one does: the one
+    /// that a refusal with [`Reason::NotOwner`] names.
+    #[must_use]
+    pub fn forbidding(&self, ends: &Ends, node: Option<&[u8]>) -> Option<Setting> {
+        self.names.forbidding(node?, ends.uid())
     }
 
     /// The setting whose networks [`Self::decide`] looks in for this request: the one that a refusal

@@ -96,6 +96,7 @@ mod tests {
                     reason,
                     setting: None,
                     since: None,
+                    holder: None,
                 };
                 counters.count(&outcome);
             }

@@ -5,8 +5,10 @@
 //! argument. Called by `server` for each connection, and by the tests without any.
 
 use crate::core::access::{Decision, Rules};
+use crate::core::holds::{Hold, Holds};
+use crate::core::names::{NameRules, ROOT};
 use crate::core::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
-use crate::core::registry::{Cursor, Id, Registration, Registry};
+use crate::core::registry::{Cursor, Gone, Id, Registration, Registry};
 use crate::core::wire::{self, Decoded, NameFault, Node, Request};
 
 /// How many bytes of a listing are made at a time: so much memory a slow reader of a long list costs.
@@ -20,6 +22,8 @@ pub trait Holder {
     fn is_gone(&self) -> bool;
     /// The connection's descriptor, for a dump.
     fn descriptor(&self) -> i32;
+    /// Whose the node is, where that is known.
+    fn uid(&self) -> Option<u32>;
     /// Closes the connection.
     fn release(self);
 }
@@ -71,11 +75,20 @@ pub struct Desk<H> {
     pub relaxed_command_check: bool,
     /// The names.
     pub registry: Registry<H>,
+    /// Names that are released, and are their last users' still.
+    pub holds: Holds,
 }
 
 impl<H: Holder> Desk<H> {
     /// Handles all the bytes that a connection has sent so far; encodes the answer at the end of `out`.
-    pub fn handle<'a>(&mut self, ends: Ends, bytes: &'a [u8], out: &mut Vec<u8>) -> Step<'a> {
+    /// `now` is in milliseconds since boot, and of no matter to a lookup.
+    pub fn handle<'a>(
+        &mut self,
+        ends: Ends,
+        now: u64,
+        bytes: &'a [u8],
+        out: &mut Vec<u8>,
+    ) -> Step<'a> {
         let request = match wire::decode(bytes) {
             Decoded::Incomplete => return Step::Wait,
             Decoded::Malformed => None,
@@ -92,6 +105,7 @@ impl<H: Holder> Desk<H> {
         };
         let setting = |reason| match reason {
             Some(Reason::NotAllowed) => self.rules.setting(operation, node),
+            Some(Reason::NotOwner) => self.rules.forbidding(&ends, node),
             Some(Reason::TooMany) => Some(Setting::Registrations),
             _ => None,
         };
@@ -103,6 +117,7 @@ impl<H: Holder> Desk<H> {
             reason,
             setting: setting(reason),
             since: None,
+            holder: None,
         };
         let end = |reply, verdict, reason| Step::End(reply, outcome(verdict, reason));
         let refuse = |reason| end(Reply::Whole, Verdict::Refused, reason);
@@ -157,7 +172,10 @@ impl<H: Holder> Desk<H> {
             Some(Request::Stop(_)) if !self.relaxed_command_check => {
                 refuse(Some(Reason::NotAllowed))
             }
-            Some(Request::Stop(name)) => match self.registry.release_name(name) {
+            Some(Request::Stop(name)) => match self.registry.id(name).and_then(|id| {
+                let (registry, holds) = (&mut self.registry, &mut self.holds);
+                release(registry, holds, &self.rules.names, id, now)
+            }) {
                 Some(holder) => {
                     holder.release();
                     out.extend(wire::STOP_OK);
@@ -179,9 +197,18 @@ impl<H: Holder> Desk<H> {
                     wire::encode_taken(node.highest, out);
                     let taken = Outcome {
                         since: self.registry.since(node.name),
+                        holder: self.registry.holder(node.name).and_then(Holder::uid),
                         ..outcome(Verdict::Taken, None)
                     };
                     return Step::End(Reply::Whole, taken);
+                }
+                if let Some(uid) = self.last_user_against(node.name, &ends, now) {
+                    let refused = Outcome {
+                        setting: Some(Setting::Hold),
+                        holder: Some(uid),
+                        ..outcome(Verdict::Refused, Some(Reason::NotOwner))
+                    };
+                    return Step::End(Reply::Whole, refused);
                 }
                 if held.is_none() && self.registry.len() >= self.max_registrations {
                     return refuse(Some(Reason::TooMany));
@@ -212,8 +239,34 @@ impl<H: Holder> Desk<H> {
         if let Some(previous) = previous {
             previous.release();
         }
+        self.holds.remove(node.name);
         wire::encode_registered(node.highest, creation, out);
         id
+    }
+
+    /// Releases the registration with this number, and gives back who held it. `now` is in milliseconds
+    /// since boot.
+    pub fn release(&mut self, id: Id, now: u64) -> Option<H> {
+        let (registry, holds) = (&mut self.registry, &mut self.holds);
+        release(registry, holds, &self.rules.names, id, now)
+    }
+
+    /// Whose a name without a living node stays, if not this connection's user's.
+    fn last_user_against(&self, name: &[u8], ends: &Ends, now: u64) -> Option<u32> {
+        if !self.rules.names.holds() {
+            return None;
+        }
+        match self.registry.holder(name) {
+            // Its node is gone, and that has not been heard of yet: it is released just now.
+            Some(gone) => {
+                let may = |uid: &u32| ends.uid().is_some_and(|own| own == *uid || own == ROOT);
+                gone.uid().filter(|uid| !may(uid))
+            }
+            None => {
+                let time = self.rules.names.hold;
+                self.holds.against(name, ends.uid(), now, time)
+            }
+        }
     }
 
     /// Encodes the next lines of a listing at the end of `out`, about [`LISTING_CHUNK`] bytes.
@@ -241,6 +294,33 @@ impl<H: Holder> Desk<H> {
     }
 }
 
+/// See [`Desk::release`]: a name whose last user is known is held for him.
+fn release<H: Holder>(
+    registry: &mut Registry<H>,
+    holds: &mut Holds,
+    rules: &NameRules,
+    id: Id,
+    now: u64,
+) -> Option<H> {
+    if rules.holds()
+        && let Some(registration) = registry.get(id)
+        && let Some(uid) = registration.holder.uid()
+    {
+        let hold = Hold {
+            name: registration.node.name.into(),
+            uid,
+            released: now,
+            gone: Gone {
+                id,
+                port: registration.node.port,
+                creation: registration.creation,
+            },
+        };
+        holds.hold(hold, now, rules.hold);
+    }
+    registry.release(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +331,7 @@ mod tests {
     struct Node_ {
         gone: Rc<Cell<bool>>,
         released: Rc<Cell<bool>>,
+        uid: Option<u32>,
     }
 
     impl Holder for Node_ {
@@ -259,6 +340,9 @@ mod tests {
         }
         fn descriptor(&self) -> i32 {
             7
+        }
+        fn uid(&self) -> Option<u32> {
+            self.uid
         }
         fn release(self) {
             self.released.set(true);
@@ -271,6 +355,7 @@ mod tests {
             max_registrations: 10,
             relaxed_command_check: false,
             registry: Registry::default(),
+            holds: Holds::default(),
         }
     }
 
@@ -290,7 +375,7 @@ mod tests {
     ) -> (Vec<u8>, Operation, Verdict, Option<Reason>) {
         let bytes = wire::encode_request(&request);
         let mut out = Vec::new();
-        let (outcome, _) = match desk.handle(ends(peer), &bytes, &mut out) {
+        let (outcome, _) = match desk.handle(ends(peer), 0, &bytes, &mut out) {
             Step::End(reply, outcome) => (outcome, Some(reply)),
             Step::Register(node, outcome) => {
                 desk.register(&node, 0, Node_::default(), &mut out);
@@ -451,7 +536,7 @@ mod tests {
         }
         let mut out = Vec::new();
         let bytes = wire::encode_request(&Request::List);
-        let Step::End(mut reply, _) = desk.handle(ends("127.0.0.1"), &bytes, &mut out) else {
+        let Step::End(mut reply, _) = desk.handle(ends("127.0.0.1"), 0, &bytes, &mut out) else {
             panic!()
         };
         let mut all = out.clone();

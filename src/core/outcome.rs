@@ -113,11 +113,13 @@ pub enum Reason {
     Timeout,
     /// A limit was reached.
     TooMany,
+    /// The name is another user's to register.
+    NotOwner,
 }
 
 impl Reason {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotAllowed,
         Self::Denied,
         Self::NotLocal,
@@ -126,6 +128,7 @@ impl Reason {
         Self::Closed,
         Self::Timeout,
         Self::TooMany,
+        Self::NotOwner,
     ];
 
     /// Its name in the audit and in the metrics.
@@ -140,6 +143,7 @@ impl Reason {
             Self::Closed => "closed",
             Self::Timeout => "timeout",
             Self::TooMany => "too_many",
+            Self::NotOwner => "not_owner",
         }
     }
 }
@@ -162,6 +166,12 @@ pub enum Setting {
     Registrations,
     /// `fs.epoll.max_user_watches`, the kernel's.
     Watches,
+    /// `names.users`.
+    Users,
+    /// `names.node.NAME.users`, of the name that was to be registered.
+    UsersOfNode,
+    /// `names.hold`.
+    Hold,
 }
 
 impl fmt::Display for Operation {
@@ -183,6 +193,7 @@ pub struct Ends {
     peer: SocketAddr,
     local: SocketAddr,
     this_host: bool,
+    uid: Option<u32>,
 }
 
 impl Ends {
@@ -195,6 +206,7 @@ impl Ends {
             peer,
             local,
             this_host: peer.ip().is_loopback() || peer.ip() == local.ip(),
+            uid: None,
         }
     }
 
@@ -204,6 +216,7 @@ impl Ends {
         let known = Self::new(self.peer, local);
         Self {
             this_host: known.this_host || self.this_host,
+            uid: self.uid,
             ..known
         }
     }
@@ -237,6 +250,18 @@ impl Ends {
             this_host: false,
             ..self
         }
+    }
+
+    /// The same connection, of which it is known which user of this host has its other end.
+    #[must_use]
+    pub const fn of_user(self, uid: Option<u32>) -> Self {
+        Self { uid, ..self }
+    }
+
+    /// Whose the other end is, where that was asked for and is known ([`Self::of_user`]).
+    #[must_use]
+    pub const fn uid(&self) -> Option<u32> {
+        self.uid
     }
 
     /// Who asks.
@@ -273,11 +298,13 @@ pub struct Outcome<'a> {
     /// Why it was refused or failed. With [`Verdict::Answered`] or [`Verdict::Unknown`]: why it
     /// would have been refused, had `access.enforce` been true.
     pub reason: Option<Reason>,
-    /// Which setting decided, with [`Reason::NotAllowed`] (see `Rules::setting`) and
-    /// [`Reason::TooMany`].
+    /// Which setting decided, with [`Reason::NotAllowed`] and [`Reason::NotOwner`] (see `Rules::setting`)
+    /// and with [`Reason::TooMany`].
     pub setting: Option<Setting>,
     /// With [`Verdict::Taken`]: since when, in milliseconds since 1970 UTC.
     pub since: Option<u64>,
+    /// With [`Verdict::Taken`] and [`Setting::Hold`]: whose the name is, where that is known.
+    pub holder: Option<u32>,
 }
 
 impl<'a> Outcome<'a> {
@@ -305,6 +332,7 @@ impl Outcome<'_> {
             reason,
             setting,
             since,
+            holder,
         } = self;
         Outcome {
             ends,
@@ -314,6 +342,7 @@ impl Outcome<'_> {
             reason,
             setting,
             since,
+            holder,
         }
     }
 }

@@ -173,6 +173,12 @@ impl<H> Registry<H> {
         self.order.get(&id).map(|rest| &rest.holder)
     }
 
+    /// The number of this name's registration.
+    #[must_use]
+    pub fn id(&self, name: &[u8]) -> Option<Id> {
+        self.names.get(name).map(|entry| entry.id)
+    }
+
     /// Since when this name is held, in milliseconds since 1970 UTC.
     #[must_use]
     pub fn since(&self, name: &[u8]) -> Option<u64> {

@@ -62,6 +62,40 @@ pub struct Registered {
     pub creation: u32,
     /// When it registered: RFC 3339, UTC.
     pub since: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub holder: Holder,
+}
+
+/// Who holds a name. The daemon knows the user's number; the rest is found by who shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The user's number; absent where it is not known.
+    pub uid: Option<u32>,
+    /// What the user is called.
+    pub user: Option<String>,
+    /// The node's process; for root's eyes alone.
+    pub pid: Option<u32>,
+    /// What runs there.
+    pub program: Option<String>,
+    /// The number of the node's socket, by which its process is found. Not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<u64>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |text: &Option<String>| text.as_deref().map(escape_again).unwrap_or_default();
+        match (self.uid, &self.user) {
+            (None, _) => f.write_str("unknown")?,
+            (Some(uid), None) => write!(f, "uid {uid}")?,
+            (Some(uid), user) => write!(f, "{} (uid {uid})", text(user))?,
+        }
+        match self.pid {
+            Some(pid) => write!(f, ", {} (pid {pid})", text(&self.program)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What the audit tracks of a source, an operation and a reason.
@@ -73,6 +107,9 @@ pub struct Refused {
     pub operation: String,
     /// Why it was refused.
     pub reason: String,
+    /// Which user of this host asked last, of a registration where that is known.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// The name that was asked for last, where there was one.
     pub node: Option<String>,
     /// When the first was: RFC 3339, UTC.
@@ -215,6 +252,7 @@ impl fmt::Display for Status {
                 kind,
                 creation,
                 since,
+                holder,
             } = r;
             vec![
                 escape_name(name.as_bytes()),
@@ -222,10 +260,11 @@ impl fmt::Display for Status {
                 kind.clone(),
                 creation.to_string(),
                 since.clone(),
+                holder.to_string(),
             ]
         });
         f.write_str(&table(
-            &["name", "port", "type", "creation", "since"],
+            &["name", "port", "type", "creation", "since", "holder"],
             registrations,
         ))?;
         let requests = self.requests.iter().flat_map(|(operation, outcomes)| {
@@ -238,6 +277,7 @@ impl fmt::Display for Status {
                 source,
                 operation,
                 reason,
+                uid,
                 node,
                 first,
                 last,
@@ -247,8 +287,12 @@ impl fmt::Display for Status {
                 || operation.clone(),
                 |n| format!("{operation} of \"{}\"", escape_again(n)),
             );
+            let source = match uid {
+                Some(uid) => format!("{source}, uid {uid}"),
+                None => source.clone(),
+            };
             vec![
-                source.clone(),
+                source,
                 what,
                 reason.clone(),
                 count.to_string(),
@@ -309,6 +353,13 @@ mod tests {
                 kind: kind_name(77),
                 creation: 4,
                 since: rfc3339(SystemTime::UNIX_EPOCH),
+                holder: Holder {
+                    uid: Some(1001),
+                    user: Some("deploy".into()),
+                    pid: Some(4711),
+                    program: Some("beam.smp".into()),
+                    socket: None,
+                },
             }],
             requests: BTreeMap::from([(
                 "lookup".into(),
@@ -318,6 +369,7 @@ mod tests {
                 source: "203.0.113.9".into(),
                 operation: "lookup".into(),
                 reason: "not_allowed".into(),
+                uid: None,
                 node: Some("api".into()),
                 first: rfc3339(SystemTime::UNIX_EPOCH),
                 last: rfc3339(SystemTime::UNIX_EPOCH),
@@ -400,8 +452,8 @@ mod tests {
              connections: 1 of 2\nregistrations: 3 of 4\ndescriptors: 5 of 6\n\
              sandbox: no new privileges, no capabilities, Landlock 6\n\
              \n\
-             name  port  type    creation  since\n\
-             api   4370  normal  4         1970-01-01T00:00:00.000Z\n\
+             name  port  type    creation  since                     holder\n\
+             api   4370  normal  4         1970-01-01T00:00:00.000Z  deploy (uid 1001), beam.smp (pid 4711)\n\
              \n\
              request  outcome   count\n\
              lookup   answered  3\n\

@@ -130,6 +130,12 @@ pub fn looks_up(bytes: &[u8]) -> bool {
     bytes.get(LENGTH_FIELD) == Some(&PORT_PLEASE2_REQ)
 }
 
+/// Whether this is a registration, or will be when it is whole.
+#[must_use]
+pub fn registers(bytes: &[u8]) -> bool {
+    bytes.get(LENGTH_FIELD) == Some(&ALIVE2_REQ)
+}
+
 /// Decodes all the bytes that a connection has sent so far.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Decoded<'_> {

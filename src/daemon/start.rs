@@ -16,12 +16,13 @@ use super::listen::{self, Bound};
 use super::log::{self, Level, Log};
 use super::sandbox::{FirstThread, Plan, Sandbox};
 use super::server::budget::{self, Budget};
+use super::server::whose::Eyes;
 use super::server::{self, Carried, Keeping, Start, signals};
 use super::systemd::inherited::{self, Inherited};
 use super::systemd::store::{Room, Store};
 use super::systemd::{self, KeptSettings, Notifier, notify};
 use super::takeover::{self, Force, Taken};
-use crate::config::{Errors, Limits, Mode, Settings, Snapshot, Sources};
+use crate::config::{self, Errors, Limits, Mode, Settings, Snapshot, Sources};
 use crate::core::status::CONTROL_SOCKET;
 use crate::exit::{Exit, complain};
 use crate::sys;
@@ -86,6 +87,18 @@ fn start(
         // Not before the settings are read: their file may be one of these (`-config <(...)`).
         sys::close_inherited();
     }
+    let eyes = Eyes::open(inherited.as_mut().and_then(|i| i.sock_diag.take()));
+    if let Err(why) = eyes.can_go_by(&loaded.settings) {
+        complain(format_args!("epmd: {why}"));
+        let what = "the settings can't be gone by, those from before stay in force";
+        loaded = from_before(inherited.as_ref(), format!("{what}: {why}"))?;
+        eyes.can_go_by(&loaded.settings).map_err(|why| {
+            complain(format_args!(
+                "epmd: and those from before can't either: {why}"
+            ));
+            Exit::Config
+        })?;
+    }
     let taken = match takeover {
         Some(force) => takeover::in_process(&loaded.settings, force)?,
         None => None,
@@ -147,6 +160,9 @@ fn start(
     let control = control_socket(mode);
     let control_is_bound = control::bind(&control);
     // What is opened and bound by name is open and bound, and there is no second thread yet.
+    if settings.rules.names.ask_for_users() {
+        config::users::prepare();
+    }
     let (sandbox, of_the_sandbox) = if settings.no_sandbox {
         Sandbox::off()
     } else {
@@ -193,6 +209,7 @@ fn start(
         sandbox,
         complaint,
         tether,
+        eyes,
     };
     let result = server::run(start);
     if let Err(error) = &result {
@@ -264,18 +281,20 @@ fn settings(read: Read, inherited: Option<&Inherited>) -> Result<Loaded, Exit> {
         Err(errors) => errors,
     };
     complain(&errors);
+    from_before(inherited, errors.not_in_force("the settings are wrong"))
+}
+
+/// The settings from before a restart, where there are any, and why they are in force.
+fn from_before(inherited: Option<&Inherited>, complaint: String) -> Result<Loaded, Exit> {
     let Some(inherited) = inherited.filter(|inherited| inherited.is_warm()) else {
         return Err(Exit::Config);
     };
     match inherited.settings_from_before() {
-        Ok(settings) => {
-            let complaint = Some(errors.not_in_force("the settings are wrong"));
-            Ok(Loaded {
-                settings,
-                snapshot: None,
-                complaint,
-            })
-        }
+        Ok(settings) => Ok(Loaded {
+            settings,
+            snapshot: None,
+            complaint: Some(complaint),
+        }),
         Err(why) => {
             complain(format_args!(
                 "epmd: the settings from before can't be had either: {why}"

@@ -16,6 +16,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::holders;
 use crate::core::audit::{escape_again, escape_json};
 use crate::core::status::{CONTROL_SOCKET, STATUS_REQUEST, Status};
 use crate::exit::{Exit, complain};
@@ -175,10 +176,17 @@ pub fn status(json: bool) -> Exit {
             return Exit::Failure;
         }
     };
+    let status = serde_json::from_slice::<Status>(&answer).map(|mut status| {
+        holders::complete(&mut status.registrations);
+        status
+    });
     let text = if json {
-        escape_json(&String::from_utf8_lossy(&answer))
+        // That of another version is shown as it is.
+        let whole = status.and_then(|status| serde_json::to_string(&status));
+        let whole = whole.map(|text| text + "\n");
+        escape_json(&whole.unwrap_or_else(|_| String::from_utf8_lossy(&answer).into_owned()))
     } else {
-        match serde_json::from_slice::<Status>(&answer) {
+        match status {
             Ok(status) => status.to_string(),
             Err(error) => {
                 complain(format_args!(

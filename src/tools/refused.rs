@@ -35,6 +35,8 @@ struct Source {
     operations: BTreeSet<String>,
     nodes: BTreeSet<String>,
     reasons: BTreeSet<String>,
+    /// Users of this host, of registrations.
+    uids: BTreeSet<u64>,
 }
 
 /// `-refused [-since Time] [-json]`.
@@ -135,6 +137,7 @@ fn add(sources: &mut BTreeMap<Option<String>, Source>, entry: &Value) {
     source.operations.extend(field("EPMD_OPERATION"));
     source.nodes.extend(field("EPMD_NODE"));
     source.reasons.extend(field("EPMD_REASON"));
+    source.uids.extend(number("EPMD_UID"));
 }
 
 fn json_lines(sources: &[Source]) -> io::Result<String> {
@@ -172,7 +175,12 @@ fn for_people(sources: &[Source]) -> String {
             format!(" of {}", nodes.join(", "))
         };
         let source = s.source.clone().unwrap_or_else(|| "(others)".to_owned());
-        let what = joined(&s.operations) + &of;
+        let uids: Vec<_> = s.uids.iter().map(u64::to_string).collect();
+        let by = match uids.is_empty() {
+            true => String::new(),
+            false => format!(" by uid {}", uids.join(", ")),
+        };
+        let what = joined(&s.operations) + &of + &by;
         vec![
             source,
             s.first.clone(),
@@ -247,12 +255,16 @@ mod tests {
             &entry("62000000", Some("203.0.113.9"), "web", "37"),
         );
         add(&mut sources, &entry("3000000", None, "x", "5"));
+        let mut by_user = entry("1000000", Some("127.0.0.1"), "api", "0");
+        by_user["EPMD_UID"] = "1002".into();
+        add(&mut sources, &by_user);
         let all: Vec<_> = sources.into_values().collect();
         assert_eq!(
             for_people(&all),
-            "source       first                     last                      count  what for                why\n\
-             (others)     1970-01-01T00:00:03.000Z  1970-01-01T00:00:03.000Z  5      lookup of \"x\"           not_allowed\n\
-             203.0.113.9  1970-01-01T00:00:02.000Z  1970-01-01T00:01:02.000Z  38     lookup of \"api\", \"web\"  not_allowed\n"
+            "source       first                     last                      count  what for                     why\n\
+             (others)     1970-01-01T00:00:03.000Z  1970-01-01T00:00:03.000Z  5      lookup of \"x\"                not_allowed\n\
+             127.0.0.1    1970-01-01T00:00:01.000Z  1970-01-01T00:00:01.000Z  1      lookup of \"api\" by uid 1002  not_allowed\n\
+             203.0.113.9  1970-01-01T00:00:02.000Z  1970-01-01T00:01:02.000Z  38     lookup of \"api\", \"web\"       not_allowed\n"
         );
         let lines = json_lines(&all).unwrap();
         let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();

@@ -157,8 +157,8 @@ impl Thread {
         let new = libc::O_CREAT | libc::O_WRONLY;
         vec![
             (
-                "reading /etc/passwd",
-                self.on_path(libc::SYS_open, "/etc/passwd", [libc::O_RDONLY, 0]),
+                "reading /etc/group",
+                self.on_path(libc::SYS_open, "/etc/group", [libc::O_RDONLY, 0]),
             ),
             (
                 "reading /etc/shadow",

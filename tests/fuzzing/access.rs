@@ -46,6 +46,7 @@ pub fn run(bytes: &[u8]) {
         nodes: HashMap::from([(Box::from(NAMED), set(&lists.node))]),
         enforce: lists.enforce,
         served: lists.served.clone(),
+        ..Rules::default()
     };
     for _ in 0..QUESTIONS {
         let (address, local) = (near(&mut input, &lists), near(&mut input, &lists));

@@ -12,6 +12,7 @@ use hardened_epmd::core::access::{Networks, Rules};
 use hardened_epmd::core::audit::{Audit, Event};
 use hardened_epmd::core::counters::Counters;
 use hardened_epmd::core::desk::{Desk, Holder, LISTING_CHUNK, Reply, Step};
+use hardened_epmd::core::holds::Holds;
 use hardened_epmd::core::outcome::{Ends, Operation, Outcome, Reason, Verdict};
 use hardened_epmd::core::registry::{MAX_GONE, Registry};
 use hardened_epmd::core::wire::{LENGTH_FIELD, MAX_NAME_BYTES, MAX_REQUEST};
@@ -47,6 +48,9 @@ impl Holder for Node {
     }
     fn descriptor(&self) -> i32 {
         7
+    }
+    fn uid(&self) -> Option<u32> {
+        None
     }
     fn release(self) {
         self.0.1.set(self.0.1.get() + 1);
@@ -95,7 +99,7 @@ impl Daemon {
             list: (flags & 1 != 0).then(|| networks(&["fd00:3::/64"])),
             nodes: [(b"a"[..].into(), networks(&["10.0.3.0/28"]))].into(),
             enforce: flags & 2 == 0,
-            served: None,
+            ..Rules::default()
         };
         let settings = Settings::default();
         Self {
@@ -104,6 +108,7 @@ impl Daemon {
                 max_registrations: REGISTRATIONS,
                 relaxed_command_check: flags & 4 != 0,
                 registry: Registry::default(),
+                holds: Holds::default(),
             },
             audit: Audit::new(settings.audit_policy()),
             counters: Counters::default(),
@@ -132,7 +137,7 @@ impl Daemon {
         loop {
             let bytes = &sent[..got];
             let mut out = Vec::new();
-            match self.desk.handle(ends, bytes, &mut out) {
+            match self.desk.handle(ends, 0, bytes, &mut out) {
                 Step::Wait => {
                     assert!(out.is_empty());
                     assert!(got < LENGTH_FIELD + MAX_REQUEST, "waits for more than fits");
@@ -232,6 +237,7 @@ fn hung_up(ends: Ends) -> Outcome<'static> {
         reason: Some(Reason::Closed),
         setting: None,
         since: None,
+        holder: None,
     }
 }
 

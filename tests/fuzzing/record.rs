@@ -2,7 +2,7 @@
 
 use hardened_epmd::core::registry::MIN_CREATION;
 use hardened_epmd::core::wire::{MAX_EXTRA, name_fault};
-use hardened_epmd::daemon::systemd::record::{MAX_RECORD, Record};
+use hardened_epmd::daemon::systemd::record::{MAX_RECORD, OfUser, Record};
 
 use super::input::Input;
 
@@ -16,6 +16,11 @@ pub fn run(bytes: &[u8]) {
         creation: u32::from_be_bytes(input.array()).max(MIN_CREATION),
         since: u64::from_be_bytes(input.array()),
         node: input.node(),
+        user: (!bytes.len().is_multiple_of(2)).then(|| OfUser {
+            uid: u32::from_be_bytes(input.array()),
+            released: (!bytes.len().is_multiple_of(3))
+                .then(|| u64::from_be_bytes(input.array()) >> 1),
+        }),
     };
     if name_fault(record.node.name).is_none() && record.node.extra.len() <= MAX_EXTRA {
         assert_is_kept(&record);

@@ -53,6 +53,7 @@ fn record(id: u64, name: &str) -> Vec<u8> {
         creation: 4,
         since: 0,
         node,
+        user: None,
     }
     .encode()
 }
@@ -101,7 +102,8 @@ fn what_makes_no_sense_is_dropped_and_the_daemon_starts() {
         service.install(&fs::read(this).expect("this program"), "/usr/bin/stand-in");
         service.drop_in(STAND_IN);
         service.systemctl("start");
-        assert_eq!(service.property("NFileDescriptorStore"), "10");
+        // With the takeover's own socket.
+        assert_eq!(service.property("NFileDescriptorStore"), "11");
 
         service.remove("/etc/systemd/system/hardened-epmd.service.d/test.conf");
         service.must("systemctl daemon-reload");

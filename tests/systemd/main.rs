@@ -13,6 +13,7 @@
 //! - `survival`: what restarts and kills cost: nothing.
 //! - `takeover`: the place of another epmd, taken by the unit.
 //! - `release`: what goes when it should: dead nodes, released names, old creations.
+//! - `names`: whose a name is, asked from inside the sandbox.
 //! - `few`: a store that holds much beside few descriptors.
 //! - `junk`: a store that holds what makes no sense.
 //! - `load`: nodes that hold names, and lookups without a pause.
@@ -33,6 +34,7 @@ mod few;
 mod journal;
 mod junk;
 mod load;
+mod names;
 mod release;
 mod sandbox;
 mod settings;

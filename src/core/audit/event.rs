@@ -47,6 +47,8 @@ pub struct Event {
     pub peer: Option<(IpAddr, u16)>,
     /// The address it came to; absent as `peer` is.
     pub local: Option<IpAddr>,
+    /// Which user of this host asked, of a registration where that is known; absent where several did.
+    pub uid: Option<u32>,
     /// Why; absent from an answered lookup and a name that is taken, and as `peer` is.
     pub reason: Option<Reason>,
     /// How many like it since the last line; 0 on the first.

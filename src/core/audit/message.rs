@@ -4,7 +4,8 @@
 //! the line that would admit it. The machine-readable fields stand beside it in `Event`; nothing is
 //! decided here. Names arrive escaped. Called by `audit` only.
 
-use std::fmt::Write;
+use std::collections::HashMap;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -66,9 +67,20 @@ impl Origin {
 
 /// Makes the line that is due for a row, which counts as told then.
 /// `now` is counted from the daemon's start.
-pub(super) fn of_row(row: &mut Row, now: Duration, started: SystemTime, hint: &Hint) -> Event {
+pub(super) fn of_row(
+    row: &mut Row,
+    now: Duration,
+    started: SystemTime,
+    users: &HashMap<u32, String>,
+    hint: &Hint,
+) -> Event {
     let sum = row.take(now);
     let several = sum.is_some();
+    let uid = row.uid.filter(|_| !(several && row.users_differ));
+    let user = |uid: u32| User {
+        uid,
+        name: users.get(&uid).map(String::as_str),
+    };
     let name = row.name().filter(|_| !(several && row.names_differ));
     let node = name.map(escape_name);
     let line = Line {
@@ -84,6 +96,9 @@ pub(super) fn of_row(row: &mut Row, now: Duration, started: SystemTime, hint: &H
         peer: row.peer,
         several_peers: several && row.peers_differ,
         local: row.local,
+        user: uid.map(user),
+        several_users: several && row.users_differ,
+        holder: row.holder.map(user),
         since: row.since.map(|since| {
             let now = started.checked_add(now).unwrap_or(started);
             time_of(since, now)
@@ -94,6 +109,7 @@ pub(super) fn of_row(row: &mut Row, now: Duration, started: SystemTime, hint: &H
         operation: Some(row.operation),
         peer: Some((row.peer, row.port)),
         local: Some(row.local),
+        uid,
         reason: row.reason,
         repeats: sum.map_or(0, |(repeats, _)| repeats),
         message: match sum {
@@ -118,6 +134,7 @@ pub(super) fn lookup(outcome: &Outcome<'_>) -> Event {
         operation: Some(Operation::Lookup),
         peer: Some((peer, outcome.ends.peer().port())),
         local: Some(outcome.ends.local().ip()),
+        uid: None,
         reason: None,
         repeats: 0,
         message: format!("answered lookup of \"{name}\" from {peer}{tail}"),
@@ -153,6 +170,7 @@ fn of_many(kind: Kind, repeats: u64, message: String) -> Event {
         node: None,
         peer: None,
         local: None,
+        uid: None,
         reason: None,
         repeats,
         message,
@@ -165,6 +183,23 @@ enum Name<'a> {
     None,
     One(&'a str),
     Several,
+}
+
+/// A user of this host.
+#[derive(Clone, Copy, Debug)]
+struct User<'a> {
+    uid: u32,
+    /// Escaped; `None` where it is not known.
+    name: Option<&'a str>,
+}
+
+impl fmt::Display for User<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) => write!(f, "{name} (uid {})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
 }
 
 /// What a line about one source says.
@@ -180,6 +215,12 @@ struct Line<'a> {
     /// Several addresses of its /64 have asked.
     several_peers: bool,
     local: IpAddr,
+    /// Which user of this host has asked, where that is known.
+    user: Option<User<'a>>,
+    /// Several users have.
+    several_users: bool,
+    /// Whose the name is, where that is known.
+    holder: Option<User<'a>>,
     /// Since when the name is taken.
     since: Option<String>,
 }
@@ -192,6 +233,11 @@ impl Line<'_> {
             && let Some(place) = self.admitting(hint)
         {
             let _ = write!(text, " (to admit it: add \"{}\" to {place})", self.peer);
+        }
+        if self.reason == Some(Reason::NotOwner)
+            && let Some(admitting) = self.admitting_a_user(hint)
+        {
+            let _ = write!(text, " (to admit it: {admitting})");
         }
         text
     }
@@ -237,8 +283,14 @@ impl Line<'_> {
             Name::One(name) => format!("\"{name}\" is registered already"),
             _ => return "different names are registered already".into(),
         };
+        if let Some(holder) = &self.holder {
+            let _ = write!(text, ", by {holder}");
+        }
         if let Some(since) = &self.since {
             let _ = write!(text, ", since {since}");
+        }
+        if let Some(User { uid, .. }) = self.user {
+            let _ = write!(text, "; refused to uid {uid}");
         }
         text
     }
@@ -292,6 +344,7 @@ impl Line<'_> {
                 _ => "a limit is reached",
             }
             .into(),
+            Reason::NotOwner => self.not_owner(),
         }
     }
 
@@ -309,6 +362,50 @@ impl Line<'_> {
             (_, None, Name::Several) => "not in access.allow, or allow of [access.node]".into(),
             _ => "not in access.allow".into(),
         }
+    }
+
+    /// Why a user may not register a name.
+    fn not_owner(&self) -> String {
+        let list = match (self.setting, self.name) {
+            (Some(Setting::Hold), _) => {
+                let for_whom = self.holder.map(|holder| format!(" for {holder}"));
+                let who = self.user.map(|user| format!(", and this is {user}"));
+                return format!(
+                    "names.hold keeps the name{}, who had it last{}",
+                    for_whom.unwrap_or_else(|| " for the user".into()),
+                    who.unwrap_or_default()
+                );
+            }
+            (Some(Setting::UsersOfNode), Name::One(name)) => {
+                format!("names.node.{}.users", key(name))
+            }
+            (Some(Setting::UsersOfNode), _) => "users of [names.node]".into(),
+            (None, _) => "names.users, or users of [names.node]".into(),
+            _ => "names.users".into(),
+        };
+        match self.user {
+            Some(user) if user.name.is_some() => format!("user {user} is not in {list}"),
+            Some(user) => format!("{user} is not in {list}"),
+            None if self.several_users => format!("different users are not in {list}"),
+            None => format!("it can't be told which user's it is, and {list} says whose it may be"),
+        }
+    }
+
+    /// What would let the user register the name.
+    fn admitting_a_user(&self, hint: &Hint) -> Option<String> {
+        let file = file(hint);
+        let User { uid, name } = self.user?;
+        let user = name.map_or_else(|| uid.to_string(), str::to_owned);
+        let section = match (self.setting, self.name) {
+            (Some(Setting::Hold), _) => {
+                return Some(format!(
+                    "wait, or set hold = \"0s\" in [names] of {file}; root may at once"
+                ));
+            }
+            (Some(Setting::UsersOfNode), Name::One(name)) => format!("names.node.{}", key(name)),
+            _ => "names".into(),
+        };
+        Some(format!("add \"{user}\" to users in [{section}] of {file}"))
     }
 
     /// Where the peer would have to be added, for a lookup or a list.
@@ -419,6 +516,9 @@ mod tests {
             peer: [203, 0, 113, 9].into(),
             several_peers: false,
             local: [10, 0, 3, 5].into(),
+            user: None,
+            several_users: false,
+            holder: None,
             since: None,
         }
     }
@@ -642,6 +742,76 @@ mod tests {
         assert_eq!(
             line.sum(&Hint::default(), 2, Duration::from_secs(60)),
             "different names are registered already, 2 more times in 60 s"
+        );
+    }
+
+    #[test]
+    fn a_user_who_may_not_register_is_told_with_the_line_that_would_admit_him() {
+        let bob = User {
+            uid: 1002,
+            name: Some("bob"),
+        };
+        let deploy = User {
+            uid: 1001,
+            name: Some("deploy"),
+        };
+        let nameless = User { uid: 7, name: None };
+        for (setting, user, told) in [
+            (
+                S::Users,
+                Some(bob),
+                "user bob (uid 1002) is not in names.users \
+                 (to admit it: add \"bob\" to users in [names] of /etc/epmd.toml)",
+            ),
+            (
+                S::UsersOfNode,
+                Some(nameless),
+                "uid 7 is not in names.node.wg_man.users \
+                 (to admit it: add \"7\" to users in [names.node.wg_man] of /etc/epmd.toml)",
+            ),
+            (
+                S::Users,
+                None,
+                "it can't be told which user's it is, and names.users says whose it may be",
+            ),
+            (
+                S::Hold,
+                Some(bob),
+                "names.hold keeps the name for deploy (uid 1001), who had it last, and this is bob (uid 1002) \
+                 (to admit it: wait, or set hold = \"0s\" in [names] of /etc/epmd.toml; root may at once)",
+            ),
+            (
+                S::Hold,
+                None,
+                "names.hold keeps the name for deploy (uid 1001), who had it last",
+            ),
+        ] {
+            let mut line = line(O::Register, R::NotOwner, Some(setting));
+            line.user = user;
+            line.holder = (setting == S::Hold).then_some(deploy);
+            let begin = "refused registration of \"wg_man\" from 203.0.113.9: ";
+            assert_eq!(line.first(&Hint::default()), format!("{begin}{told}"));
+        }
+        let mut line = line(O::Register, R::NotOwner, None);
+        line.name = Name::Several;
+        line.several_users = true;
+        assert_eq!(
+            line.sum(&Hint::default(), 2, Duration::from_secs(60)),
+            "refused registration of different names from 203.0.113.9: different users are not in names.users, \
+             or users of [names.node], 2 more times in 60 s"
+        );
+        let taken = Line {
+            kind: Kind::Taken,
+            reason: None,
+            since: Some("14:02 UTC".to_owned()),
+            holder: Some(deploy),
+            user: Some(bob),
+            name: Name::One("api"),
+            ..line
+        };
+        assert_eq!(
+            taken.first(&Hint::default()),
+            "\"api\" is registered already, by deploy (uid 1001), since 14:02 UTC; refused to uid 1002"
         );
     }
 

@@ -1,6 +1,6 @@
 //! Which refusals are told, and which are only counted.
 //!
-//! The first refusal of a (source, operation, reason) is told at once; repeats are counted and told
+//! The first refusal of a (source, user of this host, operation, reason) is told at once; repeats are counted and told
 //! as one line at the end of the window. A source is what the limits take for one: an IPv4 address, or an
 //! IPv6 /64. Sources are tracked in bounded memory and lines have a budget for each second, so that a
 //! scanner can't flood the log; who has many addresses takes rows and lines from itself alone. What finds
@@ -21,6 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 pub use escape::{escape, escape_again, escape_json, escape_name, escape_note, toml_string};
@@ -36,6 +37,9 @@ use table::{Beyond, Row, Site, Table};
 /// the log keeps for its reader. The rest is summed up.
 const FLUSH_LINES: usize = 512;
 
+/// So many users' names are remembered at most.
+const MOST_USERS: usize = 1024;
+
 /// What the audit remembers of one (source, operation, reason), for `-status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tracked {
@@ -47,6 +51,8 @@ pub struct Tracked {
     pub operation: Operation,
     /// Why it was refused.
     pub reason: Reason,
+    /// Which user of this host asked last, of a registration where that is known.
+    pub uid: Option<u32>,
     /// The name that was asked for last, escaped.
     pub node: Option<String>,
     /// When the first was, since the daemon's start.
@@ -77,6 +83,8 @@ pub struct Audit {
     table: Table,
     /// Where [`Self::due`] begins to look, so that nobody waits for ever behind the same others.
     begin: usize,
+    /// What users are called, as far as that is known.
+    users: HashMap<u32, String>,
     /// Nothing in the table has to be told before.
     rows_due: Option<Duration>,
     budget: Budget,
@@ -100,6 +108,7 @@ impl Audit {
             started: SystemTime::UNIX_EPOCH,
             table: Table::default(),
             begin: 0,
+            users: HashMap::new(),
             rows_due: None,
             budget: Budget::default(),
             lookup_budget: Budget::default(),
@@ -124,6 +133,14 @@ impl Audit {
         let rows = self.table.sources.iter().flat_map(|s| &s.rows);
         let untold = rows.filter(|r| r.untold > 0);
         self.rows_due = untold.map(|r| r.due(self.policy.window)).min();
+    }
+
+    /// Remembers what a user is called, for the messages from now on.
+    pub fn know(&mut self, uid: u32, name: &str) {
+        if self.users.len() >= MOST_USERS && !self.users.contains_key(&uid) {
+            self.users.clear();
+        }
+        self.users.insert(uid, escape(name.as_bytes()));
     }
 
     /// Whether an outcome may be an event at all. Most are not, and are not worth a look at the clock.
@@ -191,7 +208,13 @@ impl Audit {
             for row in &mut source.rows {
                 while row.untold > 0 && left > 0 {
                     left -= 1;
-                    tell(message::of_row(row, now, self.started, &self.policy.hint));
+                    tell(message::of_row(
+                        row,
+                        now,
+                        self.started,
+                        &self.users,
+                        &self.policy.hint,
+                    ));
                 }
                 self.beyond.add(row);
                 row.untold = 0;
@@ -226,6 +249,7 @@ impl Audit {
             kind: row.kind,
             operation: row.operation,
             reason,
+            uid: row.uid,
             node: row.name().map(escape_name),
             first: row.first,
             last: row.last,
@@ -255,7 +279,13 @@ impl Audit {
                 row.told_at = None;
                 if self.budget.take_for(now, newcomer(*told, site)) {
                     *told = true;
-                    tell(message::of_row(row, now, self.started, &self.policy.hint));
+                    tell(message::of_row(
+                        row,
+                        now,
+                        self.started,
+                        &self.users,
+                        &self.policy.hint,
+                    ));
                 } else {
                     self.rows_due = earlier(self.rows_due, Budget::renewed(now));
                 }
@@ -298,7 +328,13 @@ impl Audit {
                     }
                     newcomer = None;
                     source.told = true;
-                    tell(message::of_row(row, now, self.started, &self.policy.hint));
+                    tell(message::of_row(
+                        row,
+                        now,
+                        self.started,
+                        &self.users,
+                        &self.policy.hint,
+                    ));
                 }
                 if row.untold > 0 {
                     next = earlier(next, row.due(self.policy.window));

@@ -1,8 +1,9 @@
 //! The sources that were refused, and what is known of each: bounded memory, whatever strangers send.
 //!
-//! At most [`SOURCES`] sources (`slots` says what one is), each with one [`Row`] for an (address, kind,
-//! operation, reason), of which the addresses of one IPv6 /64 have [`ROWS`] together; what comes beyond is
-//! counted for the whole network, a row for each (kind, operation, reason). When the table is full, the [`Site`] that has most sources loses one, so that who has many
+//! At most [`SOURCES`] sources (`slots` says what one is), each with one [`Row`] for an (address, user of
+//! this host, kind, operation, reason), of which the addresses of one IPv6 /64, or the users of this host,
+//! have [`ROWS`] together; what comes beyond is counted for all of them, a row for each (kind, operation,
+//! reason). When the table is full, the [`Site`] that has most sources loses one, so that who has many
 //! addresses pushes out its own; of as many, the one whose turn it is. A source that came back since its
 //! turn stays once more, so that a flood of addresses that each come once does not push out the one that
 //! keeps asking. The hash is seeded at random. Decides nothing about telling; called by `audit` only.
@@ -45,14 +46,20 @@ pub(super) struct Row {
     pub(super) names_differ: bool,
     /// Of the latest.
     pub(super) peer: IpAddr,
-    /// It stands for all addresses of the source that have no row of their own.
+    /// It stands for all addresses of the source, and users, that have no row of their own.
     shared: bool,
     /// Not all that is untold came from the same address of the source.
     pub(super) peers_differ: bool,
     /// Not all that was ever counted here did.
     pub(super) peers_ever_differed: bool,
+    /// Which user of this host it was, where that is known; of the latest.
+    pub(super) uid: Option<u32>,
+    /// Not all that is untold came from the same user.
+    pub(super) users_differ: bool,
     /// Since when the name is taken, of the latest; in milliseconds since 1970 UTC.
     pub(super) since: Option<u64>,
+    /// Whose the name is, of the latest.
+    pub(super) holder: Option<u32>,
     /// Of the latest.
     pub(super) port: u16,
     /// Of the latest.
@@ -82,7 +89,10 @@ impl Row {
             shared: false,
             peers_differ: false,
             peers_ever_differed: false,
+            uid: outcome.ends.uid(),
+            users_differ: false,
             since: None,
+            holder: None,
             port: 0,
             local: outcome.ends.local().ip(),
             first: now,
@@ -105,13 +115,17 @@ impl Row {
         let same_peer = self.peer == peer;
         let same_name = self.name() == node;
         let same_setting = self.setting == outcome.setting;
+        let same_user = self.uid == outcome.ends.uid();
         let begins = self.untold == 0;
         self.names_differ = !begins && (self.names_differ || !same_name);
         self.settings_differ = !begins && (self.settings_differ || !same_setting);
         self.peers_differ = !begins && (self.peers_differ || !same_peer);
         self.peers_ever_differed |= !same_peer;
+        self.users_differ = !begins && (self.users_differ || !same_user);
         self.peer = peer;
+        self.uid = outcome.ends.uid();
         self.since = outcome.since;
+        self.holder = outcome.holder;
         if !same_name {
             self.has_name = node.is_some();
             self.name.clear();
@@ -347,15 +361,16 @@ fn place_of_row(
 ) -> Option<usize> {
     let is_alike =
         |r: &Row| r.operation == outcome.operation && r.reason == reason && r.kind == kind;
+    let uid = outcome.ends.uid();
     if kind != Kind::Taken {
         let peer = outcome.ends.peer().ip();
-        let own = |r: &Row| is_alike(r) && r.peer == peer && !r.shared;
+        let own = |r: &Row| is_alike(r) && r.peer == peer && r.uid == uid && !r.shared;
         let shared = |r: &Row| is_alike(r) && r.shared;
         let at = rows.iter().position(own);
         return at.or_else(|| rows.iter().position(shared));
     }
     let node = outcome.node.map(kept);
-    let own = |r: &Row| is_alike(r) && r.name() == node;
+    let own = |r: &Row| is_alike(r) && r.name() == node && r.uid == uid;
     if let Some(at) = rows.iter().position(own) {
         return Some(at);
     }

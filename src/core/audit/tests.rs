@@ -44,6 +44,7 @@ fn refused(source: u32, node: &[u8]) -> Outcome<'_> {
         reason: Some(Reason::NotAllowed),
         setting: Some(Setting::Allow),
         since: None,
+        holder: None,
     }
 }
 
@@ -77,6 +78,7 @@ fn the_first_is_told_at_once_and_repeats_at_the_end_of_the_window() {
             node: Some("api".into()),
             peer: Some(("203.0.113.9".parse().unwrap(), 40_000)),
             local: Some("10.0.3.5".parse().unwrap()),
+            uid: None,
             reason: Some(Reason::NotAllowed),
             repeats: 0,
             message: "refused lookup of \"api\" from 203.0.113.9: not in access.allow \
@@ -381,6 +383,7 @@ fn what_is_remembered_comes_most_recent_first() {
             source: "203.0.113.1".into(),
             kind: Kind::Refused,
             operation: Operation::Lookup,
+            uid: None,
             reason: Reason::NotAllowed,
             node: Some("c".into()),
             first: ms(1),
@@ -441,6 +444,7 @@ fn the_lines_add_up_to_the_refusals() {
                     [random.below(3) as usize],
                 setting: [Some(Setting::Node), Some(Setting::Allow)][random.below(2) as usize],
                 since: None,
+                holder: None,
             };
             let served = matches!(outcome.verdict, Verdict::Answered | Verdict::Unknown);
             let kind = match outcome.reason {
@@ -596,6 +600,7 @@ fn each_name_that_is_taken_is_told_once_a_window() {
             node: Some("api".into()),
             peer: Some((Ipv4Addr::LOCALHOST.into(), 40_000)),
             local: Some("10.0.3.5".parse().unwrap()),
+            uid: None,
             reason: None,
             repeats: 0,
             message: "\"api\" is registered already, since 00:00 UTC".into(),

@@ -125,6 +125,7 @@ pub(super) fn emit_event(event: &Event) {
                 peer = peer.as_deref(),
                 peer_port = event.peer.map(|(_, port)| port),
                 local = local.as_deref(),
+                uid = event.uid,
                 reason = event.reason.map(Reason::name),
                 repeats = event.repeats,
                 message = event.message.as_str(),

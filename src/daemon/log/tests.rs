@@ -53,6 +53,7 @@ fn refused(node: &[u8]) -> Event {
         reason: Some(Reason::Denied),
         setting: None,
         since: None,
+        holder: None,
     };
     let mut told = None;
     Audit::new(Settings::default().audit_policy()).record(Duration::ZERO, &outcome, &mut |event| {
@@ -68,6 +69,7 @@ fn answered() -> Event {
         node: None,
         peer: None,
         local: None,
+        uid: None,
         reason: None,
         repeats: 7,
         message: "answered 7 more lookups".into(),

@@ -72,6 +72,26 @@ pub(super) const PERMITTED: &[Permitted] = &[
         why: "the same, where TZ names a zone",
     },
     Permitted {
+        what: What::At("/etc/passwd"),
+        may: May::Read,
+        why: "[names] at a reload, and what users are called in the audit",
+    },
+    Permitted {
+        what: What::At("/etc/nsswitch.conf"),
+        may: May::Read,
+        why: "the C library looks whether that has changed where users are looked up",
+    },
+    Permitted {
+        what: What::At("/run/systemd/userdb"),
+        may: May::ReadAndList,
+        why: "systemd's users: which services know any",
+    },
+    Permitted {
+        what: What::At("/var/lib/sss/mc"),
+        may: May::Read,
+        why: "users of sssd, out of its memory",
+    },
+    Permitted {
         what: What::MetricsPort,
         may: May::Bind,
         why: "an exporter's address that is taken is tried again, and may change at a reload",

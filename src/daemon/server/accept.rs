@@ -341,7 +341,8 @@ impl Accepting {
     fn known(&self, stream: TcpStream, peer: SocketAddr, address: SocketAddr) -> Connection {
         let connection = Connection::new(stream, Ends::new(peer, address));
         // The kernel is asked for the local address only where it matters.
-        if connection.ends().is_over_loopback() && !self.local_decides {
+        let over_loopback = connection.ends().is_over_loopback();
+        if over_loopback && !self.local_decides && !self.server.is_stranger(&peer) {
             return connection;
         }
         connection.judged(&self.server)

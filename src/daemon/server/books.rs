@@ -47,6 +47,7 @@ impl Failure {
             reason: Some(reason),
             setting,
             since: None,
+            holder: None,
         }
     }
 }
@@ -74,8 +75,10 @@ impl Books {
         clock: Clock,
         audit_due: Arc<Notify>,
     ) -> Self {
+        let mut audit = Audit::new(settings.audit_policy()).started_at(clock.started_at());
+        know_listed(&mut audit, settings);
         Self {
-            audit: Audit::new(settings.audit_policy()).started_at(clock.started_at()),
+            audit,
             counters,
             answered: HashSet::new(),
             debug: settings.debug > 0,
@@ -88,6 +91,7 @@ impl Books {
     /// Goes by new settings from now on.
     pub(super) fn reconfigure(&mut self, settings: &Settings) {
         self.audit.reconfigure(settings.audit_policy());
+        know_listed(&mut self.audit, settings);
     }
 
     /// The end of every request: its outcome is counted and, where it is a refusal, audited.
@@ -107,6 +111,11 @@ impl Books {
                 self.audit_due.notify_one();
             }
         }
+    }
+
+    /// Remembers what a user is called.
+    pub(super) fn know(&mut self, uid: u32, name: &str) {
+        self.audit.know(uid, name);
     }
 
     /// Shows to whoever reads the counters how many names there are.
@@ -150,6 +159,13 @@ impl Books {
         if answered && !outcome.ends.is_this_host() && self.answered.len() < MAX_ANSWERED {
             self.answered.insert(outcome.ends.peer().ip());
         }
+    }
+}
+
+/// Has the audit know what the users are called whom the settings name.
+fn know_listed(audit: &mut Audit, settings: &Settings) {
+    for (name, uid) in settings.names.looked_up() {
+        audit.know(uid, &name);
     }
 }
 

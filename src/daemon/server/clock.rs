@@ -26,6 +26,11 @@ impl Clock {
         since_boot().saturating_sub(self.started)
     }
 
+    /// Milliseconds since boot: the same for the process before this one, and for the next.
+    pub(super) fn since_boot() -> u64 {
+        u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// When it started, by the wall clock as it goes now.
     pub(super) fn started_at(self) -> SystemTime {
         SystemTime::now()

@@ -4,6 +4,7 @@
 //! costs no task, and one more or less costs the same with 10 and with 15,000. Which name a connection
 //! holds stands in the registry. Called by `server`; `accept` hears of the ends.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
@@ -22,15 +23,23 @@ use crate::daemon::systemd::kept::is_silent;
 pub(super) struct Held {
     stream: TcpStream,
     epoll: Arc<Epoll>,
+    /// Whose the node is, where that is known.
+    uid: Cell<Option<u32>>,
 }
 
 impl Held {
     /// Makes a connection one that can hold a name, to be watched by `epoll`. It is not watched yet.
-    pub(super) fn new(stream: TcpStream, epoll: &Arc<Epoll>) -> Self {
+    pub(super) fn new(stream: TcpStream, epoll: &Arc<Epoll>, uid: Option<u32>) -> Self {
         Self {
             stream,
             epoll: Arc::clone(epoll),
+            uid: Cell::new(uid),
         }
+    }
+
+    /// It is known by now whose the node is.
+    pub(super) fn is_of(&self, uid: u32) {
+        self.uid.set(Some(uid));
     }
 
     /// Watches the connection as that of registration `id`, which is how epoll calls it. It is named
@@ -63,6 +72,10 @@ impl Holder for Held {
 
     fn descriptor(&self) -> i32 {
         self.stream.as_raw_fd()
+    }
+
+    fn uid(&self) -> Option<u32> {
+        self.uid.get()
     }
 
     fn release(self) {

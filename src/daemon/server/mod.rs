@@ -18,6 +18,7 @@
 mod accept;
 mod books;
 pub mod budget;
+mod called;
 mod clock;
 mod holders;
 mod line;
@@ -30,6 +31,7 @@ mod state;
 mod status;
 mod survival;
 mod waiting;
+pub mod whose;
 
 use std::convert::Infallible;
 use std::io;
@@ -57,6 +59,7 @@ use super::{control, listen};
 use crate::config::{Settings, Sources};
 use crate::core::counters::Counters;
 use crate::core::desk::Desk;
+use crate::core::holds::Holds;
 use crate::core::registry::{Cursor, Registry};
 use crate::core::wire;
 use accept::{Acceptor, Listener, Listening};
@@ -64,11 +67,13 @@ use books::Books;
 use budget::Budget;
 use clock::Clock;
 use line::Line;
+use own::ThisHost;
 use reload::Reload;
 use signals::{Signal, Signals};
 use state::{Delays, Parts, Server, State};
 use survival::Survival;
 use waiting::Waiting;
+use whose::Eyes;
 
 /// How long requests in flight are waited for when systemd restarts the daemon.
 const PATIENCE_AT_A_RESTART: Duration = Duration::from_millis(100);
@@ -102,6 +107,8 @@ pub struct Start {
     pub complaint: Option<String>,
     /// Who is to be let go of once the daemon serves.
     pub tether: Option<Tether>,
+    /// By what the kernel is asked which user's a connection is.
+    pub eyes: Eyes,
 }
 
 /// What is carried on of an epmd whose place was taken.
@@ -175,6 +182,7 @@ async fn serve(start: Start) -> io::Result<()> {
         sandbox,
         complaint,
         tether,
+        mut eyes,
     } = start;
     let listeners = listeners
         .into_iter()
@@ -207,8 +215,14 @@ async fn serve(start: Start) -> io::Result<()> {
     let is_kept = kept_settings.is_some();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
     let epoll = Arc::new(epoll.map_err(failed("watch connections (epoll)"))?);
-    let mut registry = Registry::default();
-    survival::take_back(registrations, &mut registry, &epoll, &log);
+    let mut desk = Desk {
+        rules: settings.rules.clone(),
+        max_registrations: budget.registrations,
+        relaxed_command_check: settings.relaxed_command_check,
+        registry: Registry::default(),
+        holds: Holds::default(),
+    };
+    survival::take_back(registrations, &mut desk, &epoll, &log);
     let clock = Clock::start();
     let audit_due = Arc::new(Notify::new());
     let counters = Arc::new(Counters::default());
@@ -219,16 +233,11 @@ async fn serve(start: Start) -> io::Result<()> {
         clock,
         Arc::clone(&audit_due),
     );
-    books.set_registered(registry.len());
+    books.set_registered(desk.registry.len());
     let local_decides = settings.rules.served.is_some();
     let server = Arc::new(Server::new(Parts {
         state: State {
-            desk: Desk {
-                rules: settings.rules.clone(),
-                max_registrations: budget.registrations,
-                relaxed_command_check: settings.relaxed_command_check,
-                registry,
-            },
+            desk,
             books,
             survival,
             answer: Vec::new(),
@@ -244,7 +253,12 @@ async fn serve(start: Start) -> io::Result<()> {
             accept: settings.delay_accept,
             write: settings.delay_write,
         },
+        this_host: ThisHost::new(eyes.asker.take(), settings.rules.strangers.clone()),
     }));
+    if settings.rules.names.ask_for_users() {
+        whose::find_all(&server);
+    }
+    server.state().keep_holds();
     let mut lasting = JoinSet::new();
     lasting.spawn(tell_when_due(Arc::clone(&server)));
     lasting.spawn(catch_up(Arc::clone(&server), notifier));
@@ -260,6 +274,7 @@ async fn serve(start: Start) -> io::Result<()> {
         notifier,
         kept: kept_settings,
         exporter: None,
+        eyes,
         reading: None,
         once_more: false,
     };

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::budget::Budget;
 use super::state::Server;
+use super::whose::{self, Eyes};
 use crate::config::{self, Errors, Settings, Snapshot, Sources};
 use crate::core::access::Networks;
 use crate::core::status::InForce;
@@ -44,6 +45,8 @@ pub(super) struct Reload {
     /// Where settings outlive the process.
     pub(super) kept: Option<KeptSettings>,
     pub(super) exporter: Option<Exporter>,
+    /// Why users can't be told apart, where they can't.
+    pub(super) eyes: Eyes,
     /// What is being read; and whether it is to be read once more then, because it may have changed.
     pub(super) reading: Option<oneshot::Receiver<Loaded>>,
     pub(super) once_more: bool,
@@ -111,22 +114,31 @@ impl Reload {
     /// Good settings are in force at once, for new requests; with bad ones the old ones stay.
     fn end(&mut self, loaded: Loaded) {
         let status = match loaded {
-            Ok((settings, snapshot)) => self.put_in_force(settings, &snapshot),
-            Err(errors) => self.leave_in_force(&errors),
+            Ok((settings, snapshot)) => match self.eyes.can_go_by(&settings) {
+                Ok(()) => self.put_in_force(settings, &snapshot),
+                Err(why) => {
+                    let status =
+                        format!("not reloaded, the settings from before stay in force: {why}");
+                    self.leave_in_force(vec![why], status)
+                }
+            },
+            Err(errors) => {
+                let mut why = vec![errors.for_log()];
+                if errors.is_any_forbidden() {
+                    why.extend(self.sandbox.keeps_from_the_settings());
+                }
+                self.leave_in_force(why, errors.not_in_force("not reloaded"))
+            }
         };
         self.notifier.ready(&status);
     }
 
     /// Gives the daemon's status in a line, as the next one does.
-    fn leave_in_force(&self, errors: &Errors) -> String {
+    fn leave_in_force(&self, why: Vec<String>, status: String) -> String {
         let log = &self.server.log;
-        log.note(Level::Error, errors.for_log());
-        if errors.is_any_forbidden()
-            && let Some(why) = self.sandbox.keeps_from_the_settings()
-        {
+        for why in why {
             log.note(Level::Error, why);
         }
-        let status = errors.not_in_force("not reloaded");
         log.note(Level::Error, status.clone());
         status
     }
@@ -146,6 +158,7 @@ impl Reload {
             self.kept.is_some(),
         );
         self.server.waiting.reconfigure(&budget, &settings.limits);
+        self.server.go_by(&settings.rules);
         let in_force = Arc::new(in_force(&settings));
         let mut rules = settings.rules.clone();
         let mut state = self.server.state();
@@ -157,6 +170,10 @@ impl Reload {
         drop(state);
         // Some 100,000 networks take their time to go: nobody waits for that under the lock.
         drop(old_rules);
+        if settings.rules.names.ask_for_users() {
+            // Who has a name keeps it; but it may stay theirs when it is released.
+            whose::find_all(&self.server);
+        }
         log.set_format(settings.audit.format);
         if let Some(shortfall) = budget.shortfall(&settings.limits) {
             log.note(Level::Warning, shortfall);

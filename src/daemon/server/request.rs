@@ -13,10 +13,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::books::Failure;
+use super::clock::Clock;
 use super::holders::{Held, send_now};
 use super::state::{Server, State};
+use super::whose;
 use crate::core::desk::{Reply, Step};
-use crate::core::outcome::{Ends, Outcome, Reason, Setting};
+use crate::core::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::core::wire::{self, Node};
 
 /// The most that is read of a connection at once: one byte more than any request has.
@@ -82,6 +84,18 @@ impl Connection {
         Self { ends, ..this }
     }
 
+    /// The same, of which it is known which user of this host has its other end.
+    fn with_user(self, server: &Server) -> Self {
+        let this = self.with_local();
+        if !this.ends.is_this_host() {
+            return this;
+        }
+        let (peer, local) = (this.ends.peer(), this.ends.local());
+        let uid = server.this_host().user(peer, local);
+        let ends = this.ends.of_user(uid);
+        Self { ends, ..this }
+    }
+
     /// Reads what has come without waiting, and answers it if that is a request. With what has been read
     /// of one that is not whole.
     pub(super) fn serve<'b>(
@@ -109,15 +123,22 @@ impl Connection {
 
     /// Has the desk answer all that the connection has sent, and sends the answer without waiting.
     pub(super) fn answer(mut self, server: &Server, bytes: &[u8]) -> After {
-        if self.ends.lacks_local() && !wire::looks_up(bytes) {
-            // A loopback peer at a wildcard has been taken for this host. For a lookup that is enough; for
-            // what changes or shows more it is made sure of.
-            self = self.judged(server);
+        let mut now = 0;
+        if !wire::looks_up(bytes) {
+            now = Clock::since_boot();
+            if self.ends.lacks_local() {
+                // A loopback peer at a wildcard has been taken for this host. For a lookup that is enough;
+                // for what changes or shows more it is made sure of.
+                self = self.judged(server);
+            }
+            if wire::registers(bytes) && server.asks_for_users() {
+                self = self.with_user(server);
+            }
         }
         let mut state = server.state();
         let State { desk, answer, .. } = &mut *state;
         answer.clear();
-        let (reply, outcome) = match desk.handle(self.ends, bytes, answer) {
+        let (reply, outcome) = match desk.handle(self.ends, now, bytes, answer) {
             Step::Wait => return After::Wait(self),
             Step::Register(node, outcome) => {
                 let outcome = self.register(server, &mut state, &node, outcome);
@@ -168,8 +189,15 @@ impl Connection {
                 node: outcome.node.map(Box::from),
             });
         }
+        if outcome.operation == Operation::Register && outcome.verdict != Verdict::Answered {
+            drop(state);
+            // The kernel is asked while there is a connection.
+            whose::conclude(server, outcome);
+            return After::Done;
+        }
         drop(this);
         state.conclude(&outcome);
+        state.keep_holds();
         After::Done
     }
 
@@ -187,9 +215,9 @@ impl Connection {
             answer,
             ..
         } = state;
-        let held = Held::new(self.stream, &server.epoll);
+        let held = Held::new(self.stream, &server.epoll, self.ends.uid());
         let id = desk.register(node, wall_clock(), held, answer);
-        survival.keep(&desk.registry, id);
+        survival.keep(desk, id);
         let Some(held) = desk.registry.holder(node.name) else {
             return outcome; // it was registered just now
         };

@@ -4,7 +4,8 @@
 //! one request, never across an `await` (the compiler sees to that) nor while it waits for a peer. Called
 //! by all of `server`.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::books::{Books, Failure};
+use super::called::Names;
 use super::clock::Clock;
 use super::holders::Held;
 use super::own::ThisHost;
 use super::survival::Survival;
 use super::waiting::Waiting;
+use crate::core::access::Rules;
 use crate::core::desk::{Desk, Holder as _};
 use crate::core::outcome::{Ends, Outcome};
 use crate::core::registry;
@@ -50,8 +53,14 @@ pub(super) struct Server {
     /// Stock's tests of a busy server: how long it waits before it accepts, and before it answers. From
     /// the command line alone, so that no reload changes them.
     pub(super) delays: Delays,
-    /// Which peers are this host.
+    /// Which peers are this host, and whose.
     this_host: Mutex<ThisHost>,
+    /// What the rules say that matters before they are asked, under no lock: whether it does whose a
+    /// registration is, and whether there are addresses of this host whose peers are strangers.
+    asks_for_users: AtomicBool,
+    has_strangers: AtomicBool,
+    /// What users are called.
+    pub(super) names: Names,
     /// Who has asked for the daemon's end, and is told once it has come.
     killers: Mutex<Vec<TcpStream>>,
     killed: Notify,
@@ -92,14 +101,30 @@ impl State {
 
     /// Keeps what could not be kept before; whether that is all.
     pub(super) fn catch_up(&mut self) -> bool {
-        self.survival.catch_up(&self.desk.registry)
+        self.survival.catch_up(&self.desk)
     }
 
     /// Releases the registration with this number, if it is still there.
     pub(super) fn release(&mut self, id: registry::Id) {
-        if let Some(holder) = self.desk.registry.release(id) {
+        if let Some(holder) = self.desk.release(id, Clock::since_boot()) {
             holder.release();
             self.books.set_registered(self.desk.registry.len());
+            self.keep_holds();
+        }
+    }
+
+    /// Keeps what was released just now, and is held for its last user.
+    pub(super) fn keep_holds(&mut self) {
+        for id in self.desk.holds.take_new() {
+            self.survival.keep(&self.desk, id);
+        }
+    }
+
+    /// It is known by now whose this registration is.
+    pub(super) fn is_of(&mut self, id: registry::Id, uid: u32) {
+        if let Some(registration) = self.desk.registry.get(id) {
+            registration.holder.is_of(uid);
+            self.survival.keep(&self.desk, id);
         }
     }
 }
@@ -114,12 +139,17 @@ pub(super) struct Parts {
     pub(super) audit_due: Arc<Notify>,
     pub(super) descriptors: usize,
     pub(super) delays: Delays,
+    pub(super) this_host: ThisHost,
 }
 
 impl Server {
     /// To be called on the event loop.
     pub(super) fn new(parts: Parts) -> Self {
+        let rules = &parts.state.desk.rules;
         Self {
+            asks_for_users: AtomicBool::new(rules.names.ask_for_users()),
+            has_strangers: AtomicBool::new(!rules.strangers.is_empty()),
+            names: Names::default(),
             shared: Mutex::new(parts.state),
             waiting: Arc::new(parts.waiting),
             event_loop: Handle::current(),
@@ -129,7 +159,7 @@ impl Server {
             audit_due: parts.audit_due,
             descriptors: parts.descriptors,
             delays: parts.delays,
-            this_host: Mutex::default(),
+            this_host: Mutex::new(parts.this_host),
             killers: Mutex::default(),
             killed: Notify::new(),
         }
@@ -139,6 +169,25 @@ impl Server {
     /// where that was the one that accepts, and a task's connection is that task's own.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes by what these rules say that matters before they are asked.
+    pub(super) fn go_by(&self, rules: &Rules) {
+        self.this_host().set_strangers(rules.strangers.clone());
+        let has_strangers = !rules.strangers.is_empty();
+        self.has_strangers.store(has_strangers, Ordering::Release);
+        let asks = rules.names.ask_for_users();
+        self.asks_for_users.store(asks, Ordering::Release);
+    }
+
+    /// Whether it matters whose a registration is.
+    pub(super) fn asks_for_users(&self) -> bool {
+        self.asks_for_users.load(Ordering::Acquire)
+    }
+
+    /// Whether a peer with this address is a stranger, although it is one of this host's.
+    pub(super) fn is_stranger(&self, peer: &SocketAddr) -> bool {
+        self.has_strangers.load(Ordering::Acquire) && self.this_host().is_stranger(peer)
     }
 
     /// Who knows which peers are this host. To be asked before the state's lock is taken.

@@ -6,15 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::state::{Server, State};
+use super::state::Server;
+use super::whose::{self, BothEnds};
 use crate::core::outcome::{Operation, Verdict};
 use crate::core::registry::Cursor;
-use crate::core::status::{Limits, Refused, Registered, Status, Use, kind_name, rfc3339};
+use crate::core::status::{Holder, Limits, Refused, Registered, Status, Use, kind_name, rfc3339};
 use crate::daemon::metrics;
 use crate::daemon::sandbox::Sandbox;
-
-/// So many names are taken down at a time: some 20 us, for which a lookup may have to wait.
-const NAMES_AT_ONCE: usize = 256;
 
 /// The daemon as it is now.
 pub(super) fn status(server: &Server, listening: &[String], sandbox: &Sandbox) -> Status {
@@ -43,6 +41,7 @@ pub(super) fn status(server: &Server, listening: &[String], sandbox: &Sandbox) -
         source: tracked.source,
         operation: tracked.operation.name().to_owned(),
         reason: tracked.reason.name().to_owned(),
+        uid: tracked.uid,
         node: tracked.node,
         first: at(tracked.first),
         last: at(tracked.last),
@@ -76,10 +75,19 @@ fn registrations(server: &Server) -> Vec<Registered> {
     let mut all = Vec::new();
     let mut cursor = Cursor::START;
     loop {
-        let before = all.len();
-        take_down(&server.state(), &mut cursor, &mut all);
-        if all.len() - before < NAMES_AT_ONCE {
-            return all.into_iter().map(registered).collect();
+        let (some, is_last) = whose::some(&server.state(), &mut cursor, |registration| {
+            Some(Taken {
+                name: registration.node.name.into(),
+                port: registration.node.port,
+                kind: registration.node.kind,
+                creation: registration.creation,
+                since: registration.since,
+                ends: whose::ends_of(registration.holder),
+            })
+        });
+        all.extend(some.into_iter().map(|taken| registered(server, taken)));
+        if is_last {
+            return all;
         }
     }
 }
@@ -91,24 +99,11 @@ struct Taken {
     kind: u8,
     creation: u32,
     since: u64,
+    ends: Option<BothEnds>,
 }
 
-fn take_down(state: &State, cursor: &mut Cursor, all: &mut Vec<Taken>) {
-    for _ in 0..NAMES_AT_ONCE {
-        let Some(registration) = state.desk.registry.list(cursor) else {
-            return;
-        };
-        all.push(Taken {
-            name: registration.node.name.into(),
-            port: registration.node.port,
-            kind: registration.node.kind,
-            creation: registration.creation,
-            since: registration.since,
-        });
-    }
-}
-
-fn registered(taken: Taken) -> Registered {
+fn registered(server: &Server, taken: Taken) -> Registered {
+    let end = whose::nodes_end(server, taken.ends);
     let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(taken.since));
     Registered {
         name: String::from_utf8_lossy(&taken.name).into_owned(),
@@ -116,5 +111,10 @@ fn registered(taken: Taken) -> Registered {
         kind: kind_name(taken.kind),
         creation: taken.creation,
         since: rfc3339(since.unwrap_or(SystemTime::UNIX_EPOCH)),
+        holder: Holder {
+            uid: end.and_then(|end| end.uid),
+            socket: end.map(|end| end.inode).filter(|inode| *inode != 0),
+            ..Holder::default()
+        },
     }
 }

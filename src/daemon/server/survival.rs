@@ -11,14 +11,16 @@ use std::sync::Arc;
 
 use nix::sys::epoll::Epoll;
 
+use super::clock::Clock;
 use super::holders::{Held, send_now};
-use crate::core::desk::Holder as _;
-use crate::core::registry::{Gone, Id, Registration, Registry};
+use crate::core::desk::{Desk, Holder as _};
+use crate::core::holds::Hold;
+use crate::core::registry::{Gone, Id, Registration};
 use crate::core::wire::{self, Node};
 use crate::daemon::log::{Level, Log};
 use crate::daemon::systemd::kept::Kept;
 use crate::daemon::systemd::notify::BEHIND;
-use crate::daemon::systemd::record::Record;
+use crate::daemon::systemd::record::{OfUser, Record};
 use crate::daemon::systemd::store::Store;
 use crate::sys;
 
@@ -60,28 +62,28 @@ impl Survival {
         }
     }
 
-    /// Keeps a new registration, before its node hears that it is one. Where that can't be done it is
-    /// tried again later, and the node hears all the same.
-    pub(super) fn keep(&mut self, registry: &Registry<Held>, id: Id) {
+    /// Keeps a new registration, before its node hears that it is one; or that its name was released and is
+    /// held. Where that can't be done it is tried again later, and the node hears all the same.
+    pub(super) fn keep(&mut self, desk: &Desk<Held>, id: Id) {
         if self.store.is_some() {
             self.unkept.insert(id);
-            self.keep_some(registry, 1);
+            self.keep_some(desk, 1);
         }
     }
 
     /// Tries again what could not be done; whether that is all. To be called again and again after
     /// [`BEHIND`] has rung.
-    pub(super) fn catch_up(&mut self, registry: &Registry<Held>) -> bool {
-        self.keep_some(registry, AT_ONCE) && self.unkept.is_empty()
+    pub(super) fn catch_up(&mut self, desk: &Desk<Held>) -> bool {
+        self.keep_some(desk, AT_ONCE) && self.unkept.is_empty()
     }
 
     /// Keeps so many of those that are not kept, the latest first, and has a drawer made ahead; whether that
     /// was possible.
-    fn keep_some(&mut self, registry: &Registry<Held>, count: usize) -> bool {
+    fn keep_some(&mut self, desk: &Desk<Held>, count: usize) -> bool {
         let Some(store) = &mut self.store else {
             return true;
         };
-        let result = keep_some(store, &mut self.unkept, registry, count);
+        let result = keep_some(store, &mut self.unkept, desk, count);
         if result.is_err() || !self.unkept.is_empty() {
             BEHIND.notify_one();
         }
@@ -106,32 +108,29 @@ impl Survival {
 fn keep_some(
     store: &mut Store,
     unkept: &mut BTreeSet<Id>,
-    registry: &Registry<Held>,
+    desk: &Desk<Held>,
     count: usize,
 ) -> io::Result<()> {
     for _ in 0..count {
         let Some(&id) = unkept.last() else {
             break;
         };
-        if let Some(registration) = registry.get(id) {
+        if let Some(registration) = desk.registry.get(id) {
             keep_live(store, &registration)?;
+        } else if let Some(hold) = desk.holds.get(id) {
+            keep_hold(store, hold)?;
         }
         unkept.remove(&id);
         // What a drawer held that was found broken.
         unkept.append(&mut store.take_lost());
     }
-    empty_a_worn_drawer(store, registry)?;
+    empty_a_worn_drawer(store, desk)?;
     store.prepare()
 }
 
-/// Takes back into the registry what the store held. Dead connections' names are gone, but remembered;
-/// what makes no sense is dropped, and said.
-pub(super) fn take_back(
-    kept: Vec<Kept>,
-    registry: &mut Registry<Held>,
-    epoll: &Arc<Epoll>,
-    log: &Log,
-) {
+/// Takes back what the store held. Dead connections' names are gone, but remembered, and held for their
+/// last users; what makes no sense is dropped, and said.
+pub(super) fn take_back(kept: Vec<Kept>, desk: &mut Desk<Held>, epoll: &Arc<Epoll>, log: &Log) {
     let mut numbered = Vec::new();
     for kept in kept {
         match Record::decode(&kept.record) {
@@ -152,6 +151,7 @@ pub(super) fn take_back(
             continue;
         };
         let had_a_node = connection.is_some();
+        let registry = &mut desk.registry;
         let previous = match connection.and_then(|c| holder(&record, c.into(), epoll, log)) {
             Some(holder) => registry.restore(registration(&record, holder)),
             None => {
@@ -161,14 +161,19 @@ pub(super) fn take_back(
                     port: record.node.port,
                     creation: record.creation,
                 };
-                registry.restore_gone(record.node.name, gone)
+                let previous = registry.restore_gone(record.node.name, gone);
+                hold_back(desk, &record, gone);
+                previous
             }
         };
+        if desk.registry.find(record.node.name).is_some() {
+            desk.holds.remove(record.node.name);
+        }
         if let Some(previous) = previous {
             previous.release();
         }
     }
-    let count = registry.len();
+    let count = desk.registry.len();
     if count > 0 {
         let names = if count == 1 {
             "registration"
@@ -186,6 +191,25 @@ pub(super) fn take_back(
     }
 }
 
+/// Holds a name that is gone for its last user: from its release on or, where its node ended while no daemon
+/// ran, from now on.
+fn hold_back(desk: &mut Desk<Held>, record: &Record<'_>, gone: Gone) {
+    let names = &desk.rules.names;
+    if let Some(OfUser { uid, released }) = record.user
+        && names.holds()
+    {
+        let now = Clock::since_boot();
+        let hold = Hold {
+            name: record.node.name.into(),
+            uid,
+            // One that is to come makes no sense.
+            released: released.unwrap_or(now).min(now),
+            gone,
+        };
+        desk.holds.hold(hold, now, names.hold);
+    }
+}
+
 /// A kept connection as the holder of its name, if it is one and its node still lives.
 fn holder(record: &Record<'_>, stream: TcpStream, epoll: &Arc<Epoll>, log: &Log) -> Option<Held> {
     let drop_it = |why: &str| {
@@ -195,7 +219,7 @@ fn holder(record: &Record<'_>, stream: TcpStream, epoll: &Arc<Epoll>, log: &Log)
             format!("dropped the kept registration of \"{name}\": {why}"),
         );
     };
-    let held = Held::new(stream, epoll);
+    let held = Held::new(stream, epoll, record.user.map(|user| user.uid));
     if held.is_gone() {
         // A node that has sent something more is still there, and has to hear of it.
         held.release();
@@ -235,17 +259,23 @@ fn answer(record: &Record<'_>, stream: &TcpStream) -> io::Result<()> {
 
 /// Moves what is of use out of the oldest drawer, where the drawers hold little of it. One at a time: who
 /// waits for an answer waits for that.
-fn empty_a_worn_drawer(store: &mut Store, registry: &Registry<Held>) -> io::Result<()> {
-    let Some((drawer, holds)) = store.worn(registry.len(), registry.gone_len()) else {
+fn empty_a_worn_drawer(store: &mut Store, desk: &Desk<Held>) -> io::Result<()> {
+    let Desk {
+        registry, holds, ..
+    } = desk;
+    let gone = registry.gone_len().saturating_add(holds.len());
+    let Some((drawer, ids)) = store.worn(registry.len(), gone) else {
         return Ok(());
     };
     let gone: HashMap<Id, _> = registry
         .gone()
         .map(|(name, gone)| (gone.id, (name, gone)))
         .collect();
-    for id in holds {
+    for id in ids {
         if let Some(registration) = registry.get(id) {
             keep_live(store, &registration)?;
+        } else if let Some(hold) = holds.get(id) {
+            keep_hold(store, hold)?;
         } else if let Some((name, gone)) = gone.get(&id) {
             keep_gone(store, name, *gone)?;
         }
@@ -260,8 +290,26 @@ fn keep_live(store: &mut Store, registration: &Registration<'_, &Held>) -> io::R
         creation: registration.creation,
         since: registration.since,
         node: registration.node,
+        user: registration.holder.uid().map(|uid| OfUser {
+            uid,
+            released: None,
+        }),
     };
     store.keep(&record, Some(registration.holder.stream().as_fd()))
+}
+
+fn keep_hold(store: &mut Store, hold: &Hold) -> io::Result<()> {
+    let record = Record {
+        id: hold.gone.id,
+        creation: hold.gone.creation,
+        since: 0,
+        node: Node::new(&hold.name, hold.gone.port),
+        user: Some(OfUser {
+            uid: hold.uid,
+            released: Some(hold.released),
+        }),
+    };
+    store.keep(&record, None)
 }
 
 fn keep_gone(store: &mut Store, name: &[u8], gone: Gone) -> io::Result<()> {
@@ -270,6 +318,7 @@ fn keep_gone(store: &mut Store, name: &[u8], gone: Gone) -> io::Result<()> {
         creation: gone.creation,
         since: 0,
         node: Node::new(name, gone.port),
+        user: None,
     };
     store.keep(&record, None)
 }
@@ -281,6 +330,7 @@ fn registration<'r, H>(record: &Record<'r>, holder: H) -> Registration<'r, H> {
         creation,
         since,
         node,
+        user: _,
     } = *record;
     Registration {
         id,
@@ -302,6 +352,9 @@ mod tests {
 
     use super::*;
     use crate::config::{Format, Mode};
+    use crate::core::access::Rules;
+    use crate::core::holds::Holds;
+    use crate::core::registry::Registry;
 
     /// A node, and what is kept of its registration.
     fn kept(name: &str) -> (TcpStream, TcpStream, Vec<u8>) {
@@ -313,17 +366,24 @@ mod tests {
             creation: 77,
             since: 0,
             node: Node::new(name.as_bytes(), 4370),
+            user: None,
         };
         (node, listener.accept().unwrap().0, record.encode())
     }
 
-    fn take_back_one(record: Vec<u8>, connection: TcpStream, epoll: &Arc<Epoll>) -> Registry<Held> {
+    fn take_back_one(record: Vec<u8>, connection: TcpStream, epoll: &Arc<Epoll>) -> Desk<Held> {
         let log = Log::start(Format::Text, Mode::Foreground);
-        let mut registry = Registry::default();
+        let mut desk = Desk {
+            rules: Rules::default(),
+            max_registrations: 10,
+            relaxed_command_check: false,
+            registry: Registry::default(),
+            holds: Holds::default(),
+        };
         let connection = Some(OwnedFd::from(connection));
         let kept = vec![Kept { record, connection }];
-        take_back(kept, &mut registry, epoll, &log);
-        registry
+        take_back(kept, &mut desk, epoll, &log);
+        desk
     }
 
     /// Killed between the two, the daemon leaves a name that is taken, and a node that waits for ever.
@@ -334,8 +394,8 @@ mod tests {
             // Of each process its own.
             let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
             let copy = connection.try_clone().unwrap();
-            let registry = take_back_one(record.clone(), copy, &epoll);
-            assert_eq!(registry.len(), 1);
+            let desk = take_back_one(record.clone(), copy, &epoll);
+            assert_eq!(desk.registry.len(), 1);
         }
         let mut answer = [0; 6];
         node.read_exact(&mut answer).unwrap();
@@ -354,8 +414,8 @@ mod tests {
         // It is watched already, and so can't be once more.
         let event = EpollEvent::new(EpollFlags::EPOLLIN, 1);
         epoll.add(&connection, event).unwrap();
-        let registry = take_back_one(record, connection, &epoll);
-        assert_eq!(registry.len(), 0);
+        let desk = take_back_one(record, connection, &epoll);
+        assert_eq!(desk.registry.len(), 0);
         assert_eq!(node.read(&mut [0]).unwrap(), 0);
     }
 }

@@ -14,7 +14,9 @@ use socket2::{Socket, Type};
 
 use super::notify::take_out;
 use super::store::{End, drawer_end};
-use super::{LISTENER_PREFIX, SETTINGS_PREFIX, TAKEN_OVER, arrivals, listener_name, read_settings};
+use super::{
+    LISTENER_PREFIX, SETTINGS_PREFIX, SOCK_DIAG, TAKEN_OVER, arrivals, listener_name, read_settings,
+};
 use crate::config::Settings;
 use crate::daemon::listen;
 use crate::sys;
@@ -32,6 +34,8 @@ pub struct Inherited {
     pub settings: BTreeMap<u64, File>,
     /// Connections of an epmd whose place was taken, which have asked nothing yet.
     pub arrivals: Vec<OwnedFd>,
+    /// A socket that was opened outside of the unit's sandbox, to ask the kernel for users.
+    pub sock_diag: Option<OwnedFd>,
     /// What was dropped, and why.
     pub notes: Vec<String>,
 }
@@ -76,6 +80,8 @@ pub fn inherit() -> io::Result<Inherited> {
             all.drawers.insert(end, descriptor);
         } else if let Some(number) = settings {
             all.settings.insert(number, descriptor.into());
+        } else if name == SOCK_DIAG {
+            all.sock_diag = Some(descriptor);
         } else if let Some(is_output) = arrivals::end(&name) {
             if is_output && let Err(error) = arrivals::unpack(&descriptor, &mut all.arrivals) {
                 all.notes.push(format!(

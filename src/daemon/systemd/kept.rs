@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg, setsockopt}
 use nix::{cmsg_space, libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, SockRef, Type};
 
-use super::record::{MAX_RECORD, Record};
+use super::record::{MAX_RECORD, OfUser, Record};
 use crate::core::audit::escape_name;
 use crate::core::registry::Id;
 use crate::sys;
@@ -64,7 +64,8 @@ pub(super) fn read(output: BorrowedFd<'_>, mut found: impl FnMut(Kept)) -> io::R
 /// Sorts messages: keeps what is of use, and lets go of everything else.
 #[derive(Debug)]
 pub(super) struct Sieve {
-    /// By their registrations' numbers: a message may be there twice, where a drawer was being emptied.
+    /// By their registrations' numbers: a message may be there twice, where a drawer was being emptied, and
+    /// one more is there of a name that was released and is held.
     numbered: BTreeMap<Id, Kept>,
     /// Records that make no sense to this version.
     strange: Vec<Kept>,
@@ -90,8 +91,8 @@ impl Sieve {
     pub(super) fn take(&mut self, kept: Kept) -> Id {
         let Kept { record, connection } = kept;
         let connection = connection.map(TcpStream::from);
-        let (id, name) = match Record::decode(&record) {
-            Ok(decoded) => (decoded.id, escape_name(decoded.node.name)),
+        let (id, name, knows) = match Record::decode(&record) {
+            Ok(decoded) => (decoded.id, escape_name(decoded.node.name), knows(&decoded)),
             Err(_) => {
                 // Its node is to register anew.
                 if let Some(connection) = connection.filter(is_tcp) {
@@ -102,8 +103,15 @@ impl Sieve {
                 return 0;
             }
         };
-        let btree_map::Entry::Vacant(place) = self.numbered.entry(id) else {
-            return id;
+        let place = match self.numbered.entry(id) {
+            btree_map::Entry::Vacant(place) => place,
+            btree_map::Entry::Occupied(mut place) => {
+                let before = Record::decode(&place.get().record);
+                if before.is_ok_and(|before| self::knows(&before) < knows) {
+                    place.get_mut().record = record;
+                }
+                return id;
+            }
         };
         let connection = connection.filter(|connection| {
             if !is_tcp(connection) {
@@ -146,6 +154,17 @@ impl Sieve {
         let mut all = self.strange;
         all.extend(self.numbered.into_values());
         all
+    }
+}
+
+/// How much a record knows: of two of one registration, the one that knows more is the later one.
+fn knows(record: &Record<'_>) -> u8 {
+    match record.user {
+        None => 0,
+        Some(OfUser { released: None, .. }) => 1,
+        Some(OfUser {
+            released: Some(_), ..
+        }) => 2,
     }
 }
 

@@ -16,7 +16,7 @@ pub mod store;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ use notify::{Manager, manager, take_out};
 const LISTENER_PREFIX: &str = "listen-";
 /// What the names of settings in the store begin with; a number follows, and the largest counts.
 const SETTINGS_PREFIX: &str = "settings-";
+/// The name of a socket by which the kernel is asked for users, opened outside of the unit's sandbox.
+const SOCK_DIAG: &str = "sock-diag";
 /// The number of the settings that a takeover leaves.
 const TAKEN_OVER: u64 = 0;
 /// How long systemd may take to do what it was told before.
@@ -176,6 +178,20 @@ pub(super) fn barrier() -> io::Result<()> {
         0 => Err(io::ErrorKind::TimedOut.into()),
         _ => Ok(()),
     }
+}
+
+/// Keeps a socket by which the kernel is asked for users, in place of the one before: there is one.
+///
+/// # Errors
+/// Where systemd can't be told.
+pub(super) fn keep_sock_diag(netlink: BorrowedFd<'_>) -> io::Result<()> {
+    let Some(manager) = manager()? else {
+        return Ok(());
+    };
+    manager.tell_patiently(&format!("FDSTOREREMOVE=1\nFDNAME={SOCK_DIAG}"), &[])?;
+    // No barrier: process 1 reads what it is told before it hears of this process's end, and starts the
+    // daemon after that.
+    manager.store_patiently(SOCK_DIAG, netlink)
 }
 
 /// The last good settings, kept in the store.

@@ -12,8 +12,13 @@ use crate::core::wire::{self, NameFault, Node};
 
 /// What every record begins with.
 const MAGIC: [u8; 4] = *b"epmd";
-/// The version of the layout that this daemon writes, and the only one that it reads.
+/// The version of the layout where nothing is known of users. An epmd before there were any reads it alone,
+/// so it is written where it does.
 const VERSION: u8 = 1;
+/// That where it is known whose a name is, and when it was released.
+const VERSION_WITH_USER: u8 = 2;
+/// Stands for a time that has not come.
+const NOT_RELEASED: u64 = u64::MAX;
 /// The most bytes of a record.
 pub const MAX_RECORD: usize = 4096;
 /// Numbers beyond are none that a daemon has come to.
@@ -30,6 +35,17 @@ pub struct Record<'a> {
     pub since: u64,
     /// The node as it described itself.
     pub node: Node<'a>,
+    /// Whose it is, and when it was released and is held for him, where that is known.
+    pub user: Option<OfUser>,
+}
+
+/// Whose a registration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfUser {
+    /// The user.
+    pub uid: u32,
+    /// When it was released, in milliseconds since boot; `None` where it is not, as far as is known.
+    pub released: Option<u64>,
 }
 
 /// Why some bytes are no record.
@@ -47,7 +63,7 @@ impl fmt::Display for Fault {
             Self::Version(version) => {
                 write!(
                     f,
-                    "it has version {version}, and this epmd reads version {VERSION}"
+                    "it has version {version}, and this epmd reads {VERSION} and {VERSION_WITH_USER}"
                 )
             }
             Self::Malformed => f.write_str("it makes no sense"),
@@ -60,10 +76,17 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        bytes.push(VERSION);
+        bytes.push(match self.user {
+            None => VERSION,
+            Some(_) => VERSION_WITH_USER,
+        });
         bytes.extend(self.id.to_be_bytes());
         bytes.extend(self.creation.to_be_bytes());
         bytes.extend(self.since.to_be_bytes());
+        if let Some(OfUser { uid, released }) = self.user {
+            bytes.extend(uid.to_be_bytes());
+            bytes.extend(released.unwrap_or(NOT_RELEASED).to_be_bytes());
+        }
         // The node stands as it came over the wire.
         bytes.extend(wire::encode_request(&wire::Request::Register(self.node)));
         bytes
@@ -76,16 +99,29 @@ impl<'a> Record<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Fault> {
         let rest = bytes.strip_prefix(&MAGIC).ok_or(Fault::Malformed)?;
         let (&version, rest) = rest.split_first().ok_or(Fault::Malformed)?;
-        if version != VERSION {
-            return Err(Fault::Version(version));
-        }
-        Self::decode_fields(rest).ok_or(Fault::Malformed)
+        let has_user = match version {
+            VERSION => false,
+            VERSION_WITH_USER => true,
+            other => return Err(Fault::Version(other)),
+        };
+        Self::decode_fields(rest, has_user).ok_or(Fault::Malformed)
     }
 
-    fn decode_fields(bytes: &'a [u8]) -> Option<Self> {
+    fn decode_fields(bytes: &'a [u8], has_user: bool) -> Option<Self> {
         let (id, rest) = bytes.split_first_chunk()?;
         let (creation, rest) = rest.split_first_chunk()?;
-        let (since, rest) = rest.split_first_chunk()?;
+        let (since, mut rest) = rest.split_first_chunk()?;
+        let mut user = None;
+        if has_user {
+            let (uid, more) = rest.split_first_chunk()?;
+            let (released, more) = more.split_first_chunk()?;
+            let released = u64::from_be_bytes(*released);
+            user = Some(OfUser {
+                uid: u32::from_be_bytes(*uid),
+                released: (released != NOT_RELEASED).then_some(released),
+            });
+            rest = more;
+        }
         let wire::Decoded::Request(wire::Request::Register(node)) = wire::decode(rest) else {
             return None;
         };
@@ -99,6 +135,7 @@ impl<'a> Record<'a> {
             creation,
             since: u64::from_be_bytes(*since),
             node,
+            user,
         })
     }
 }
@@ -123,13 +160,20 @@ mod tests {
             creation: 99,
             since: 1_790_000_000_000,
             node,
+            user: None,
         }
     }
 
     #[test]
     fn the_largest_registration_survives() {
         let name = "\u{1F98A}".repeat(255);
-        let largest = record(name.as_bytes(), &[0; wire::MAX_EXTRA]);
+        let largest = Record {
+            user: Some(OfUser {
+                uid: 1001,
+                released: Some(1),
+            }),
+            ..record(name.as_bytes(), &[0; wire::MAX_EXTRA])
+        };
         let bytes = largest.encode();
         assert!(bytes.len() <= MAX_RECORD);
         assert_eq!(Record::decode(&bytes), Ok(largest));
@@ -138,9 +182,27 @@ mod tests {
     #[test]
     fn another_version_is_told_apart() {
         let mut bytes = record(b"api", b"").encode();
-        bytes[4] = 2;
-        assert_eq!(Record::decode(&bytes), Err(Fault::Version(2)));
-        assert!(Fault::Version(2).to_string().contains("version 2"));
+        bytes[4] = 3;
+        assert_eq!(Record::decode(&bytes), Err(Fault::Version(3)));
+        assert!(Fault::Version(3).to_string().contains("version 3"));
+    }
+
+    #[test]
+    fn whose_it_is_and_since_when_no_more_survives_and_is_not_written_where_nothing_is_known() {
+        assert_eq!(record(b"api", b"").encode()[4], VERSION);
+        for released in [None, Some(0), Some(123_456_789)] {
+            for uid in [0, 1001, u32::MAX] {
+                let with = Record {
+                    user: Some(OfUser { uid, released }),
+                    ..record(b"api", b"extra")
+                };
+                let bytes = with.encode();
+                assert_eq!(Record::decode(&bytes), Ok(with));
+                for cut in 0..bytes.len() {
+                    assert_eq!(Record::decode(&bytes[..cut]), Err(Fault::Malformed));
+                }
+            }
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ use self::trouble::Trouble;
 use crate::config::{Settings, Snapshot, Sources};
 use crate::daemon::listen;
 use crate::daemon::server::budget;
+use crate::daemon::server::whose::Eyes;
+use crate::daemon::systemd;
 use crate::exit::{Exit, complain};
 
 /// A takeover that fails is tried again no more often than this: systemd would do it at once.
@@ -53,13 +55,22 @@ pub enum Force {
 }
 
 /// `epmd -takeover -systemd`: fills the store of the unit whose `ExecStartPre=` this is. Where the port is
-/// free, or held by process 1 alone, it does nothing, in silence.
+/// free, or held by process 1 alone, it puts in nothing but the socket by which the daemon, which can't see
+/// other users from inside its sandbox, asks whose a connection is; in silence.
 pub fn into_store(sources: &Sources, force: Force) -> Exit {
     let end = Instant::now() + PACE;
+    let eyes = Eyes::open(None);
+    if let Some(netlink) = eyes.netlink() {
+        // Where it is missed, the daemon says so.
+        let _ = systemd::keep_sock_diag(netlink);
+    }
     // What is wrong with the settings the daemon says a moment later; nothing is touched by them.
     let Ok((settings, snapshot)) = sources.load_and_keep() else {
         return Exit::Success;
     };
+    if eyes.can_go_by(&settings).is_err() {
+        return Exit::Success;
+    }
     // Each name is copied; where there are too few descriptors, the copying says so.
     let _ = budget::raise_descriptor_limit();
     let Err(trouble) = fill_store(&settings, &snapshot, force) else {

@@ -53,6 +53,7 @@ impl Taken {
                 creation: u32::from_ne_bytes([a, b, c, d]).max(MIN_CREATION),
                 since,
                 node: taken.facts.node(&taken.name),
+                user: None,
             };
             Taking {
                 record,

@@ -129,6 +129,7 @@ mod tests {
                 source: "10.0.3.66".to_owned(),
                 operation: "list".to_owned(),
                 reason: "denied".to_owned(),
+                uid: None,
                 node: None,
                 first: String::new(),
                 last: String::new(),

@@ -25,6 +25,7 @@ fn record(id: Id, name: &str) -> Record<'_> {
         creation: 4,
         since: 0,
         node,
+        user: None,
     }
 }
 
