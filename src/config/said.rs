@@ -3,9 +3,11 @@
 //! Values in, words out. Called by the table of keys for `-check_config` and for the manual.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::coverage;
+use super::diagnostic::show_path;
 use super::settings::Format;
 use crate::core::access::Networks;
 
@@ -27,6 +29,10 @@ pub(super) fn format(format: &Format) -> String {
         format => format.name(),
     }
     .to_owned()
+}
+
+pub(super) fn file(file: &Option<PathBuf>) -> String {
+    file.as_deref().map_or_else(|| "none".to_owned(), show_path)
 }
 
 pub(super) fn metrics(address: &Option<SocketAddr>) -> String {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::control::Control;
 use super::places::Places;
 use crate::core::access::Rules;
 use crate::core::audit::{Hint, Origin, Policy};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub audit: Audit,
     /// Where Prometheus may read the counters; `None` is nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Where the control socket is.
+    pub control: Control,
     /// Allow STOP_REQ, and KILL_REQ while names are registered.
     pub relaxed_command_check: bool,
     /// Wait this long before each accept (stock's test of a busy server).
@@ -75,6 +78,7 @@ impl Default for Settings {
             limits: Limits::default(),
             audit: Audit::default(),
             metrics: None,
+            control: Control::Default,
             relaxed_command_check: false,
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,
@@ -131,6 +135,8 @@ impl Default for Limits {
 pub struct Audit {
     /// Where and how lines are written.
     pub format: Format,
+    /// Lines are appended to this file, in place of where `format` has them go.
+    pub file: Option<PathBuf>,
     /// Repeats of a refusal within it are counted, and told once at its end.
     pub window: Duration,
     /// Tell answered lookups as well.
@@ -141,6 +147,7 @@ impl Default for Audit {
     fn default() -> Self {
         Self {
             format: Format::Auto,
+            file: None,
             window: DEFAULT_WINDOW,
             lookups: false,
         }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use super::control::Control;
 use super::mistakes::Mistakes;
 use super::options::OPTIONS;
 use super::said;
@@ -181,6 +182,15 @@ pub const KEYS: &[Key] = &[
         slot: &field!(Field, audit.format, said::format),
     },
     Key {
+        path: "audit.file",
+        option: None,
+        variable: None,
+        brief: "Append lines to this file, as JSON or text; it is opened anew at SIGHUP. A pipe, /dev/stderr and \
+                /proc/1/fd/2 will do as well.",
+        example: "\"/var/log/epmd.log\"",
+        slot: &field!(Field, audit.file, said::file),
+    },
+    Key {
         path: "audit.window",
         option: None,
         variable: None,
@@ -203,6 +213,14 @@ pub const KEYS: &[Key] = &[
         brief: "Where Prometheus may read the counters, at /metrics.",
         example: "\"127.0.0.1:9436\"",
         slot: &field!(Field, metrics, said::metrics),
+    },
+    Key {
+        path: "control.socket",
+        option: None,
+        variable: None,
+        brief: "Where epmd -status asks the daemon, or \"none\"; its folder may be nobody else's to write to.",
+        example: "\"/var/lib/app/epmd/control.sock\"",
+        slot: &field!(Field, control, Control::said),
     },
 ];
 
