@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::core::slots::{self, Entry, Slots};
-use crate::core::status::{STATUS_REQUEST, Status};
+use crate::core::status::{STATUS_REQUEST, Status, is_everybodys};
 use crate::daemon::log::{Level, Log};
 
 /// How long nothing is done after an error that would only come again at once.
@@ -32,8 +32,6 @@ const FOLDER_MODE: u32 = 0o755;
 const SOCKET_MODE: u32 = 0o600;
 /// The bits that let a group or everybody write.
 const OTHERS_WRITE: u32 = 0o022;
-/// The bit of a folder that is for everybody's files.
-const STICKY: u32 = 0o1000;
 /// How long a client may take, in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many clients are served at once.
@@ -99,13 +97,12 @@ fn have_folder(folder: &Path) -> io::Result<()> {
     }
     let mode = found.mode() & 0o7777;
     if mode & OTHERS_WRITE != 0 {
-        let remedy = if mode & STICKY == 0 {
-            format!("`chmod {FOLDER_MODE:o} {name}` mends that")
-        } else {
-            // /tmp and the like are everybody's.
+        let remedy = if is_everybodys(folder) {
             format!(
-                "give the socket a folder of its own in it, such as {name}/epmd/control.sock (control.socket)"
+                "give the socket a folder of its own in it: control.socket = \"{name}/epmd/control.sock\""
             )
+        } else {
+            format!("`chmod {FOLDER_MODE:o} {name}` mends that")
         };
         return wrong(format!(
             "others may write to {name} (mode {mode:04o}); {remedy}"

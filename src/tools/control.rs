@@ -18,7 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::Control;
 use crate::core::audit::{escape_again, escape_json};
-use crate::core::status::{STATUS_REQUEST, Status};
+use crate::core::status::{STATUS_REQUEST, Status, is_everybodys};
 use crate::exit::{Exit, complain};
 
 /// How long the answer may take, in all.
@@ -110,10 +110,13 @@ fn owner_of_its_folder(path: &Path) -> Result<u32, Unasked> {
     let us = geteuid().as_raw();
     let mode = at.mode() & 0o7777;
     if mode & WRITE_FOR_OTHERS != 0 {
-        let remedy = if mode & STICKY == 0 {
-            format!("take that from them: chmod go-w {}", real.display())
+        let remedy = if is_everybodys(&real) {
+            format!(
+                "give the socket a folder of its own in it: control.socket = \"{}/epmd/control.sock\"",
+                real.display()
+            )
         } else {
-            "give the socket a folder of its own (control.socket)".to_owned()
+            format!("take that from them: chmod go-w {}", real.display())
         };
         return Err(Unasked::NotTrusted(format!(
             "others may write to {} (mode {mode:04o}), so whoever answers there may be anyone; {remedy}",
@@ -135,7 +138,7 @@ fn owner_of_its_folder(path: &Path) -> Result<u32, Unasked> {
             let remedy = match (is_link, is_theirs) {
                 (true, _) => format!("rm {}, and start epmd again", folder.display()),
                 // /tmp and the like are to stay everybody's.
-                (false, false) if of.mode() & STICKY != 0 => {
+                (false, false) if is_everybodys(&place) => {
                     let owner = at.uid();
                     format!(
                         "ask as user {owner}: setpriv --reuid={owner} --clear-groups epmd -status"
