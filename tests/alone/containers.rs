@@ -136,7 +136,7 @@ fn an_erl_without_rights_in_a_container_that_is_read_only_starts_one_whose_lines
     assert!(!said.contains("can't be written"), "{said}");
     // Ours it is, in the background, and a refusal of what may not be done is told there as well.
     assert!(finish_on(&host, &["-kill"]).contains("Killing not allowed"));
-    wait_until_in(&container.stderr, "refused kill from 127.0.0.1");
+    wait_until_in(&container.stderr, "refused kill from ");
 }
 
 fn finish_on(host: &Host, arguments: &[&str]) -> String {
@@ -246,15 +246,19 @@ fn the_script_for_openrc_and_the_containerfile_name_what_there_is() {
     let done = finish(Command::new("sh").args(["-c", &run]));
     assert_eq!(done.status, Some(0), "{done:?}");
     assert_eq!(fs::read_to_string(bin.join("epmd")).unwrap(), "ours");
-    // What ENV has the daemon do.
+    // What ENV has the daemon read.
     let variable = lines[3].strip_prefix("ENV ").unwrap();
     let (name, value) = variable.split_once('=').unwrap();
+    assert!(lines[1].contains("epmd.toml /usr/local/bin/") && value == "/usr/local/bin/epmd.toml");
+    let settings = release.path().join("epmd.toml");
+    fs::write(&settings, block("### In an image", "toml")).unwrap();
     let mut check = Epmd::Ours.command();
-    check
-        .env_remove("EPMD_CONFIG")
-        .arg("-check_config")
-        .env(name, value);
-    assert!(finish(&mut check).stdout.contains(&format!("[{name}]")));
+    check.arg("-check_config").env(name, &settings);
+    let checked = finish(&mut check);
+    assert!(
+        checked.stdout.contains("audit.file: /proc/1/fd/2 ["),
+        "{checked:?}"
+    );
 }
 
 /// A file that sets nothing.

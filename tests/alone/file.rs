@@ -17,7 +17,7 @@ use super::common::host::process;
 use super::common::netns::{Host, lone_host};
 use super::common::service::{Launch, Service};
 use super::common::wait_for;
-use super::{empty, read, wait_until_in};
+use super::{block, empty, read, wait_until_in};
 
 /// A file of settings whose lines go there.
 fn to(path: &Path, more: &str) -> String {
@@ -83,6 +83,30 @@ fn lines_are_appended_to_a_file_that_may_be_renamed_or_cut_off() {
     fs::write(service.config(), "").unwrap();
     hup(&service);
     service.wait_until_said("reloaded: ");
+}
+
+#[test]
+fn logrotate_renames_it_by_the_lines_of_the_documents() {
+    let host = lone_host();
+    let file = host.file("epmd.log");
+    let service = start(&host, &file);
+    wait_until_in(&file, "serving this host alone\n");
+    let rules = block("so logrotate may rename it", "")
+        .replace("/var/log/epmd.log", file.to_str().unwrap());
+    let path = host.file("logrotate.conf");
+    fs::write(&path, rules).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    // Its pkill is to see the processes of this host alone.
+    let script = format!(
+        "mount -t proc proc /proc && logrotate -f -s {} {}",
+        host.file("state").display(),
+        path.display()
+    );
+    let done = host.run(std::process::Command::new("sh").args(["-c", &script]));
+    assert_eq!((done.status, &*done.stderr), (Some(0), ""), "{done:?}");
+    wait_until_in(&file, "reloaded: ");
+    assert!(read(&host.file("epmd.log.1")).ends_with("serving this host alone\n"));
+    assert_eq!(service.said(), "");
 }
 
 #[test]

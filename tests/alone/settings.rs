@@ -77,12 +77,10 @@ fn settings_that_a_user_may_not_read_are_fatal_only_to_a_daemon_that_would_serve
         let status = done(&["-status"]);
         assert!(!status.stderr.contains("secret"), "{status:?}");
         let doctor = done(&["-doctor"]);
-        assert_eq!(
-            (doctor.status, &*doctor.stderr),
-            (Some(0), ""),
-            "{way:?} {doctor:?}"
+        assert_eq!(doctor.stderr, "", "{way:?}");
+        assert!(
+            !doctor.stdout.contains("can't be read") && !doctor.stdout.contains("cannot be read")
         );
-        assert!(!doctor.stdout.contains("FAIL"), "{doctor:?}");
     }
     drop(service);
     for way in &ways {

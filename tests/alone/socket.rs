@@ -17,7 +17,7 @@ fn start<'h>(host: &'h Host, socket: &str) -> Service<'h> {
     Service::start(host, &format!("[control]\nsocket = \"{socket}\"\n"))
 }
 
-/// A host on which /run and /tmp are empty, and anybody's but for /run.
+/// A host with a copy of our epmd.
 fn host() -> Host {
     let host = lone_host();
     copy(&host);
@@ -60,7 +60,7 @@ fn the_control_socket_is_where_the_settings_say() {
             .args(["-doctor", "-json", "-socket", socket]),
     );
     assert!(doctor.stdout.contains("in force"), "{doctor:?}");
-    let wrong = host.run(Epmd::Ours.command().args(["-names", "-socket", socket]));
+    let wrong = host.run(Epmd::Ours.command().args(["-socket", socket, "-names"]));
     assert_eq!(wrong.status, Some(1));
     assert!(
         wrong
@@ -97,10 +97,10 @@ fn there_is_no_control_socket_where_the_settings_say_none() {
 #[test]
 fn a_folder_that_is_everybodys_is_not_taken_and_one_in_it_is() {
     let host = host();
-    empty(&host, "/tmp", 0o1777);
-    let service = start(&host, "/tmp/control.sock");
+    empty(&host, "/var/tmp", 0o1777);
+    let service = start(&host, "/var/tmp/control.sock");
     service.wait_until_said(
-        "others may write to /tmp (mode 1777); give the socket a folder of its own in it",
+        "others may write to /var/tmp (mode 1777); give the socket a folder of its own in it",
     );
     let said = service.said();
     let (_, remedy) = said.split_once("control.socket = \"").unwrap();
@@ -111,9 +111,10 @@ fn a_folder_that_is_everybodys_is_not_taken_and_one_in_it_is() {
         (status(&host, &["-socket", &remedy]).status == Some(0)).then_some(())
     });
     // A socket of somebody's in /tmp itself is not believed either, nor a folder that others may write to.
-    let told = status(&host, &["-socket", "/tmp/control.sock"]);
+    let told = status(&host, &["-socket", "/var/tmp/control.sock"]);
     assert!(
-        told.stderr.contains("others may write to /tmp (mode 1777)"),
+        told.stderr
+            .contains("others may write to /var/tmp (mode 1777)"),
         "{told:?}"
     );
     assert!(!told.stderr.contains("chmod"), "{told:?}");
@@ -123,8 +124,8 @@ fn a_folder_that_is_everybodys_is_not_taken_and_one_in_it_is() {
 fn a_user_without_rights_has_a_control_socket_of_his_own() {
     let host = host();
     empty(&host, "/run", 0o755);
-    empty(&host, "/tmp", 0o1777);
-    let socket = "/tmp/epmd/control.sock";
+    empty(&host, "/var/tmp", 0o1777);
+    let socket = "/var/tmp/epmd/control.sock";
     let settings = host.file("epmd.toml");
     fs::write(&settings, format!("[control]\nsocket = \"{socket}\"\n")).unwrap();
     let mut epmd = host.spawn(as_nobody(&host).env("EPMD_CONFIG", &settings));

@@ -43,11 +43,14 @@ pub(crate) const EXAMPLES: [(&str, &str); 6] = [
 
 const DAEMON: &str = r"
 .B epmd
-is the port mapper of Erlang and Elixir nodes: each node registers its name and the port of its
-distribution with the epmd of its host, and other nodes ask that epmd for the port.
-This one is a replacement for the epmd of Erlang/OTP, with the same name, protocol, options and answers.
-It serves this host, and the networks that it was told to; who else asks is closed without an answer, and
-written down with what it asked for and what would admit it.
+is the port mapper of Erlang and Elixir nodes: each node registers its name
+and the port of its distribution with the epmd of its host, and other nodes
+ask that epmd for the port.
+This one is a replacement for the epmd of Erlang/OTP, with the same name,
+protocol, options and answers.
+It serves this host, and the networks that it was told to; who else asks is
+closed without an answer, and written down with what it asked for and what
+would admit it.
 .PP
 Without a command it is the daemon, in the foreground.
 A node may register, and a name be stopped, from this host alone.
@@ -110,12 +113,14 @@ names.
 Everything in it is optional, and an unknown key is an error.
 An option beats a variable, which beats the file.
 .PP
-Whatever is wrong is said with its place, all of it in one run, and nothing is started then (status 78);
-at a reload (SIGHUP) the settings from before stay in force.
+Whatever is wrong is said with its place, all of it in one run, and nothing
+is started then (status 78); at a reload (SIGHUP) the settings from before
+stay in force.
 .B epmd \-check_config
 reads the file as the daemon would, and prints what is in force and who says so.
 .PP
-A network is an address with a prefix length; an address without one is that one host, and
+A network is an address with a prefix length; an address without one is that
+one host, and
 .B \(dq*\(dq
 is everyone.
 A duration is a text with numbers and units, such as
@@ -128,23 +133,20 @@ The name of a node is the part before its @.
 /// hardened-epmd(8).
 pub(crate) fn daemon() -> String {
     let mut page = head("HARDENED-EPMD", 8, "System Manager's Manual");
-    page.push_str(".SH NAME\nhardened\\-epmd, epmd \\- Erlang port mapper that serves this host and the networks it was told to\n");
+    page.push_str(
+        ".SH NAME\nhardened\\-epmd, epmd \\- Erlang port mapper daemon for the hosts that it knows\n",
+    );
     page.push_str(".SH SYNOPSIS\n");
     let of = |section| {
         OPTIONS
             .iter()
             .filter(move |option: &&OptionSpec| option.section == section)
     };
-    let synopsis = |page: &mut String, options: &[&str]| {
-        let _ = writeln!(page, ".HP\n.B epmd");
-        for option in options {
-            let _ = writeln!(page, "{option}");
-        }
-    };
-    synopsis(&mut page, &[r"[\fIOption\fR ...]"]);
+    // One line each: at the end of a line roff would take the dots for a sentence's.
+    let options = "\\fBepmd\\fR [\\fIOption\\fR ...]";
+    let _ = writeln!(page, "{options}");
     for command in of(Section::Interactive) {
-        let command = tag(command);
-        synopsis(&mut page, &[r"[\fIOption\fR ...]", &command]);
+        let _ = writeln!(page, ".br\n{options} {}", tag(command));
     }
     let _ = write!(page, ".SH DESCRIPTION{DAEMON}.SH OPTIONS\n");
     for (section, heading) in [
