@@ -374,14 +374,12 @@ pub(super) fn children(prefix: &str) -> Vec<&'static str> {
 
 /// The table, outside those of nodes, that has a key of this name.
 pub(super) fn belongs(name: &str) -> Option<String> {
-    if children("").contains(&name) {
+    let has = |at: usize| move |key: &&Key| key.path.split('.').nth(at) == Some(name);
+    if KEYS.iter().any(|key| has(0)(&key)) {
         return Some("at the top of the file".to_owned());
     }
-    let paths = KEYS.iter().map(|key| key.path);
-    let mut sections = paths.filter_map(|path| path.split_once('.').map(|(section, _)| section));
-    sections
-        .find(|section| children(&format!("{section}.")).contains(&name))
-        .map(|section| format!("in [{section}]"))
+    let section = KEYS.iter().find(has(1))?.path.split('.').next()?;
+    Some(format!("in [{section}]"))
 }
 
 /// The table as Markdown, for the manual. Ends with a newline.

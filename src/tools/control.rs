@@ -126,9 +126,9 @@ fn owner_of_its_folder(path: &Path) -> Result<u32, Unasked> {
     let by_link = parents(folder).chain([folder.to_owned()]);
     for place in by_link.chain(parents(&real)) {
         let of = fs::symlink_metadata(&place)?;
-        // Whose folder it is may answer there anyway, so what leads to it may be theirs as well; but a link that
-        // they have made could lead into a folder of theirs from anywhere.
-        let is_owners = of.uid() == at.uid() && !of.is_symlink();
+        // Whose folder it is may answer there anyway, so what leads to it may be theirs as well; but by a link
+        // it would be in the place of another one.
+        let is_owners = of.uid() == at.uid() && real == folder;
         let is_theirs = of.uid() != ROOT && of.uid() != us && !is_owners;
         let lets_others_in = !of.is_symlink() && is_open(&of, &at, us);
         // The folder itself may be the daemon's; what leads to it may not be somebody's.
