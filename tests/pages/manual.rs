@@ -148,7 +148,7 @@ pub(crate) fn daemon() -> String {
     for command in of(Section::Interactive) {
         let _ = writeln!(page, ".br\n{options} {}", tag(command));
     }
-    let _ = write!(page, ".SH DESCRIPTION{DAEMON}.SH OPTIONS\n");
+    let _ = writeln!(page, ".SH DESCRIPTION{DAEMON}.SH OPTIONS");
     for (section, heading) in [
         (Section::Interactive, "Commands"),
         (Section::Regular, "Options"),
@@ -201,7 +201,7 @@ pub(crate) fn daemon() -> String {
 pub(crate) fn settings() -> String {
     let mut page = head("EPMD.TOML", 5, "File Formats Manual");
     page.push_str(".SH NAME\nepmd.toml \\- settings of hardened\\-epmd\n");
-    let _ = write!(page, ".SH DESCRIPTION{FILE}.SH KEYS\n");
+    let _ = writeln!(page, ".SH DESCRIPTION{FILE}.SH KEYS");
     let mut before = None;
     for key in KEYS {
         let (table, name) = place(key);
