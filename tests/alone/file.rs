@@ -91,8 +91,8 @@ fn logrotate_renames_it_by_the_lines_of_the_documents() {
     let file = host.file("epmd.log");
     let service = start(&host, &file);
     wait_until_in(&file, "serving this host alone\n");
-    let rules = block("so logrotate may rename it", "")
-        .replace("/var/log/epmd.log", file.to_str().unwrap());
+    let rules =
+        block("logrotate\nmay rename it", "").replace("/var/log/epmd.log", file.to_str().unwrap());
     let path = host.file("logrotate.conf");
     fs::write(&path, rules).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -112,23 +112,21 @@ fn logrotate_renames_it_by_the_lines_of_the_documents() {
 #[test]
 fn a_file_that_cannot_be_written_is_told_once_and_tried_again() {
     let host = lone_host();
-    empty(&host, "/mnt", 0o755);
     let folder = host.file("missing");
     let pipe = host.file("pipe");
     nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o600)).unwrap();
     let socket = host.file("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
     let (of_folder, full) = (folder.join("epmd.log"), host.file("full"));
+    let blocked = host.file("blocked");
+    fs::create_dir(&blocked).unwrap();
     std::os::unix::fs::symlink("/dev/full", &full).unwrap();
     for (path, why) in [
         (&*of_folder, "No such file or directory"),
         (&*full, "No space left on device"),
         (&*pipe, "nobody reads at its other end"),
         (&*socket, "this is a socket; expected a file or a pipe"),
-        (
-            Path::new("/mnt"),
-            "this is a folder; expected a file or a pipe",
-        ),
+        (&*blocked, "this is a folder; expected a file or a pipe"),
     ] {
         let service = start(&host, path);
         service.wait_until_said("serving this host alone");
@@ -152,8 +150,8 @@ fn a_file_that_cannot_be_written_is_told_once_and_tried_again() {
                 .contains("until it can, lines go to stderr, as text")
         );
         service.assert_alive();
-        if path == of_folder {
-            fs::create_dir(&folder).unwrap();
+        if path == blocked {
+            fs::remove_dir(&blocked).unwrap();
             wait_for("the file", || {
                 hup(&service);
                 read(path).contains("reloaded: ").then_some(())
