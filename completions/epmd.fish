@@ -30,6 +30,7 @@ complete -c epmd -o takeover -d 'Take the place of the epmd that has the port, w
 complete -c epmd -n 'string match -q -- "-*" (commandline -ct)' -a '-takeover=force' -d 'Take the place of the epmd that has the port, with its names and connections, so that no node notices'
 complete -c epmd -o config -r -F -d 'Read this file instead of /etc/epmd.toml'
 complete -c epmd -o allow -x -d 'Let these comma-separated networks look names up. This host always may'
+complete -c epmd -o no_sandbox -d 'Don\'t have the daemon shut itself in, for who must debug it'
 complete -c epmd -o json -d 'With -doctor, -status or -refused'
 complete -c epmd -o since -x -a 'today yesterday -1h' -d 'With -refused'
 complete -c epmd -o socket -r -F -d 'With -status or -doctor'
