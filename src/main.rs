@@ -111,7 +111,7 @@ fn run(first_thread: Option<FirstThread>) -> Exit {
             Ok((port, _)) => client::started(port),
             Err(_) => Exit::Failure,
         },
-        Command::Status { json } => control::status(json),
+        Command::Status { json } => control::status(&sources.control(), json),
         Command::Refused { since, json } => refused::run(since.as_deref(), json),
         Command::Help => print(&config::help()),
         Command::Version => print(&config::version()),

@@ -184,13 +184,14 @@ impl Invocation {
         let matches = parser().parse(args).map_err(|fail| explain(&fail))?;
         Ok(Self {
             command: command(&matches, raw)?,
-            sources: Sources::new(options(&matches, raw), environment(env)),
+            sources: Sources::new(options(&matches, raw), environment(env))
+                .asking_at(raw.last(&matches, "socket").map(PathBuf::from)),
         })
     }
 }
 
 /// Options whose value may have any bytes: what nodes and files are called is nobody's to judge here.
-const BYTES: [&str; 2] = ["stop", "config"];
+const BYTES: [&str; 3] = ["stop", "config", "socket"];
 
 /// What getopts does not see. Text that is not UTF-8 where it must be, and two dashes alone, behind which
 /// it would take every word for no option, are mistakes (for stock, these are an unknown option). Gives
@@ -313,6 +314,7 @@ fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError
         let text = "\"-via\" is of no use here; expected it with \"-doctor -mesh\"";
         return Err(CommandLineError::new(text));
     }
+    with("socket", &["status", "doctor"])?;
     let takes_over = takeover(matches)?;
     let Some(option) = option else {
         let mode = mode(matches)?;

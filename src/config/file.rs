@@ -13,7 +13,7 @@ use super::bounds;
 use super::diagnostic::{Found, Problem, Text, quote};
 use super::keys::unknown;
 use super::mistakes::Mistakes;
-use super::settings::Settings;
+use super::settings::{Format, Settings};
 use super::syntax::{self, Broken};
 use super::table::{self, NAME};
 use super::types::Value;
@@ -66,6 +66,7 @@ pub(super) fn read_into(
     };
     walk.table("", table.get_ref());
     wrong.extend(look_up(walk.settings));
+    walk.file_of_journald();
     let (more_wrong, counted) = walk.mistakes.into_parts();
     wrong.extend(more_wrong);
     text.problems(Found {
@@ -114,6 +115,21 @@ impl Walk<'_> {
                     _ => format!("[{path}]"),
                 };
                 format!("{name} is {kind}; expected a table: {header}")
+            });
+        }
+    }
+
+    /// journald takes lines, and not where a file is asked for.
+    fn file_of_journald(&mut self) {
+        let audit = &self.settings.audit;
+        let line = self.settings.places.of("audit.file").line;
+        if let (Some(line), Some(_), Format::Journald) = (line, &audit.file, audit.format) {
+            let (begin, text) = self.text.line(line - 1);
+            let indent = text.len() - text.trim_start().len();
+            self.mistakes.add(begin + indent, || {
+                "file is of no use with format = \"journald\"; expected one of the two, or format = \"json\" or \
+                 \"text\""
+                    .to_owned()
             });
         }
     }

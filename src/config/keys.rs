@@ -63,7 +63,7 @@ mod tests {
             (
                 "lisen",
                 "",
-                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch"#,
+                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, control, metrics, watch"#,
             ),
             (
                 "per_source",
@@ -73,12 +73,12 @@ mod tests {
             (
                 "Lookups",
                 "audit.",
-                r#"unknown key "Lookups", which is probably lookups; expected one of format, window, lookups"#,
+                r#"unknown key "Lookups", which is probably lookups; expected one of format, file, window, lookups"#,
             ),
             (
                 "deny",
                 "",
-                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, names, limits, audit, metrics, watch"#,
+                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, names, limits, audit, control, metrics, watch"#,
             ),
             (
                 "port",
@@ -93,7 +93,7 @@ mod tests {
             (
                 "colour",
                 "audit.",
-                r#"unknown key "colour"; expected one of format, window, lookups"#,
+                r#"unknown key "colour"; expected one of format, file, window, lookups"#,
             ),
             ("", "access.node.NAME.", r#"unknown key ""; expected allow"#),
         ] {

@@ -7,6 +7,7 @@
 
 mod bounds;
 mod cli;
+mod control;
 mod coverage;
 mod diagnostic;
 mod file;
@@ -38,6 +39,7 @@ mod wrap;
 mod tests;
 
 pub use self::cli::{Command, CommandLineError, Invocation, Mode};
+pub use self::control::Control;
 pub use self::diagnostic::{Errors, Problem};
 pub use self::names::{Hold, Names, Users};
 pub use self::options::{OPTIONS, OptionSpec, Section, help, options_markdown, usage, version};

@@ -173,6 +173,16 @@ pub const OPTIONS: &[OptionSpec] = &[
         stock: false,
     },
     OptionSpec {
+        name: "socket",
+        short: None,
+        value: Some("File"),
+        operands: None,
+        section: Section::Regular,
+        brief: "With -status or -doctor: ask the daemon at this control socket.",
+        more: "Default: control.socket in the file, else /run/epmd/control.sock.",
+        stock: false,
+    },
+    OptionSpec {
         name: "proto_dist",
         short: None,
         value: Some("Proto"),

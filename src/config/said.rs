@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::coverage;
+use super::diagnostic::show_path;
 use super::names::{Hold, Users};
 use super::settings::Format;
 use super::target::Target;
@@ -32,6 +34,10 @@ pub(super) fn format(format: &Format) -> String {
         format => format.name(),
     }
     .to_owned()
+}
+
+pub(super) fn file(file: &Option<PathBuf>) -> String {
+    file.as_deref().map_or_else(|| "none".to_owned(), show_path)
 }
 
 pub(super) fn metrics(address: &Option<SocketAddr>) -> String {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::control::Control;
 use super::names::Names;
 use super::places::Places;
 use super::watch::Watch;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Which nodes `-watch` examines.
     pub watch: Watch,
+    /// Where the control socket is.
+    pub control: Control,
     /// Allow STOP_REQ, and KILL_REQ while names are registered.
     pub relaxed_command_check: bool,
     /// Wait this long before each accept (stock's test of a busy server).
@@ -83,6 +86,7 @@ impl Default for Settings {
             audit: Audit::default(),
             metrics: None,
             watch: Watch::default(),
+            control: Control::Default,
             relaxed_command_check: false,
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,
@@ -139,6 +143,8 @@ impl Default for Limits {
 pub struct Audit {
     /// Where and how lines are written.
     pub format: Format,
+    /// Lines are appended to this file, in place of where `format` has them go.
+    pub file: Option<PathBuf>,
     /// Repeats of a refusal within it are counted, and told once at its end.
     pub window: Duration,
     /// Tell answered lookups as well.
@@ -149,6 +155,7 @@ impl Default for Audit {
     fn default() -> Self {
         Self {
             format: Format::Auto,
+            file: None,
             window: DEFAULT_WINDOW,
             lookups: false,
         }

@@ -14,6 +14,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 use serde::{Deserialize, Serialize};
 
+use super::control::Control;
 use super::diagnostic::{Errors, Problem, Text, show_path};
 use super::settings::{DEFAULT_FILE, Settings};
 use super::table::{KEYS, Key};
@@ -63,6 +64,8 @@ pub struct Sources {
     folder: PathBuf,
     /// The file was a descriptor's, and is read no more.
     spent: bool,
+    /// `-socket`: where a client asks the daemon.
+    socket: Option<PathBuf>,
 }
 
 impl Sources {
@@ -75,6 +78,7 @@ impl Sources {
             // Where there is no working directory, a relative name can't be opened either way.
             folder: std::env::current_dir().unwrap_or_default(),
             spent: false,
+            socket: None,
         }
     }
 
@@ -99,6 +103,12 @@ impl Sources {
     fn named(&self) -> Option<&Path> {
         let named = self.options.config.as_deref();
         named.or(self.environment.config.as_deref())
+    }
+
+    /// With the place at which a client asks the daemon.
+    pub(super) fn asking_at(mut self, socket: Option<PathBuf>) -> Self {
+        self.socket = socket;
+        self
     }
 
     /// Reads the file, where there is one, and checks everything.
@@ -155,6 +165,22 @@ impl Sources {
             format!("epmd: warning: {}; asking port {port}", first.headline())
         });
         Ok((settings.port, warning))
+    }
+
+    /// Where the daemon is asked for its status: `-socket`, else what the file says. Where that can't be read, or is
+    /// wrong, or is a pipe, which is read once, it is the default, in silence.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        if let Some(path) = &self.socket {
+            return Control::At(self.folder.join(path));
+        }
+        let mut settings = Settings::default();
+        if self.path().is_file()
+            && let Ok(Some((_, text))) = self.read()
+        {
+            file::read_into(&mut settings, &text, |_| Vec::new());
+        }
+        settings.control
     }
 
     /// Whether the command line or the environment says a port.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use super::control::Control;
 use super::mistakes::Mistakes;
 use super::options::OPTIONS;
 use super::said;
@@ -218,6 +219,15 @@ pub const KEYS: &[Key] = &[
         slot: &field!(Field, audit.format, said::format),
     },
     Key {
+        path: "audit.file",
+        option: None,
+        variable: None,
+        brief: "Append lines to this file, as JSON or text; it is opened anew at SIGHUP. A pipe, /dev/stderr and \
+                /proc/1/fd/2 will do as well.",
+        example: "\"/var/log/epmd.log\"",
+        slot: &field!(Field, audit.file, said::file),
+    },
+    Key {
         path: "audit.window",
         option: None,
         variable: None,
@@ -272,6 +282,14 @@ pub const KEYS: &[Key] = &[
         brief: "Where Prometheus may read what -watch finds, at /metrics.",
         example: "\"127.0.0.1:9437\"",
         slot: &field!(Field, watch.metrics, said::metrics),
+    },
+    Key {
+        path: "control.socket",
+        option: None,
+        variable: None,
+        brief: "Where epmd -status asks the daemon, or \"none\"; its folder may be nobody else's to write to.",
+        example: "\"/var/lib/app/epmd/control.sock\"",
+        slot: &field!(Field, control, Control::said),
     },
 ];
 
@@ -425,14 +443,12 @@ pub(super) fn children(prefix: &str) -> Vec<&'static str> {
 
 /// The table, outside those of nodes, that has a key of this name.
 pub(super) fn belongs(name: &str) -> Option<String> {
-    if children("").contains(&name) {
+    let has = |at: usize| move |key: &&Key| key.path.split('.').nth(at) == Some(name);
+    if KEYS.iter().any(|key| has(0)(&key)) {
         return Some("at the top of the file".to_owned());
     }
-    let paths = KEYS.iter().map(|key| key.path);
-    let mut sections = paths.filter_map(|path| path.split_once('.').map(|(section, _)| section));
-    sections
-        .find(|section| children(&format!("{section}.")).contains(&name))
-        .map(|section| format!("in [{section}]"))
+    let section = KEYS.iter().find(has(1))?.path.split('.').next()?;
+    Some(format!("in [{section}]"))
 }
 
 /// The table as Markdown, for the manual. Ends with a newline.

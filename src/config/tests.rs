@@ -147,6 +147,7 @@ registrations = 1_000
 
 [audit]
 format = "json"
+file = "/var/log/epmd.json"
 window = "1m 30s"
 lookups = true
 "#;
@@ -182,6 +183,7 @@ fn every_key() {
         settings.audit,
         Audit {
             format: Format::Json,
+            file: Some("/var/log/epmd.json".into()),
             window: Duration::from_secs(90),
             lookups: true,
         }
@@ -232,7 +234,7 @@ fn every_mistake_of_one_file_is_told_in_one_run() {
              format = \"xml\"\n\
              window = \"2 days\"\n\
              lookups = 1\n"),
-        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch
+        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, control, metrics, watch
     lisen = ["10.0.3.5"]
     ^
 epmd: FILE:2:8: port is a string; expected a whole number from 0 to 65535, such as port = 4369
@@ -1010,7 +1012,7 @@ fn the_clients_port() {
     );
     let half = folder.file("half.toml", "port = 7\nbogus = 1\n");
     let warning = format!(
-        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, metrics, watch; asking port 7"
+        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, control, metrics, watch; asking port 7"
     );
     assert_eq!(port(&["-config", &half], &[]), (7, Some(warning)));
     let none = folder.path("none.toml");
@@ -1056,6 +1058,7 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          limits.request-timeout: 5s [default]\n\
          limits.registrations: 65536 [default]\n\
          audit.format: auto (journald as systemd's service; as a daemon journald, else syslog; else text) [default]\n\
+         audit.file: none [default]\n\
          audit.window: 1m [default]\n\
          audit.lookups: false [default]\n\
          metrics.listen: nowhere [default]\n\
@@ -1063,6 +1066,7 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          watch.every: 30s [default]\n\
          watch.after: 2 [default]\n\
          watch.metrics: nowhere [default]\n\
+         control.socket: /run/epmd/control.sock (as systemd's service, in its own folder) [default]\n\
          relaxed_command_check: false [default]\n"
     );
     let folder = Folder::new();
@@ -1104,13 +1108,15 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          limits.request-timeout: 7s [FILE:19]\n\
          limits.registrations: 1000 [FILE:20]\n\
          audit.format: json [FILE:23]\n\
-         audit.window: 1m 30s [FILE:24]\n\
-         audit.lookups: true [FILE:25]\n\
+         audit.file: /var/log/epmd.json [FILE:24]\n\
+         audit.window: 1m 30s [FILE:25]\n\
+         audit.lookups: true [FILE:26]\n\
          metrics.listen: nowhere [default]\n\
          watch.nodes: none [default]\n\
          watch.every: 30s [default]\n\
          watch.after: 2 [default]\n\
          watch.metrics: nowhere [default]\n\
+         control.socket: /run/epmd/control.sock (as systemd's service, in its own folder) [default]\n\
          relaxed_command_check: true [ERL_EPMD_RELAXED_COMMAND_CHECK]\n\
          delay_accept: 3s [-delay_accept]\n\
          debug: 2 [-debug]\n"
@@ -1132,40 +1138,12 @@ fn said(settings: &Settings, code: &str) -> String {
     texts.join("\n")
 }
 
-/// A value other than the default, for each key.
-const OTHER_VALUES: [(&str, &str); 23] = [
-    ("listen", "[\"10.0.3.5\"]"),
-    ("port", "4370"),
-    ("access.allow", "[\"10.0.3.0/24\"]"),
-    ("access.deny", "[\"10.0.3.0/24\"]"),
-    ("access.list", "[\"10.0.3.0/24\"]"),
-    ("access.enforce", "false"),
-    ("access.node.NAME.allow", "[\"10.0.3.0/24\"]"),
-    ("access.strangers", "[\"127.0.0.6\"]"),
-    ("names.users", "[\"root\"]"),
-    ("names.hold", "\"7s\""),
-    ("names.node.NAME.users", "[\"7\"]"),
-    ("limits.connections", "7"),
-    ("limits.per-source", "7"),
-    ("limits.request-timeout", "\"7s\""),
-    ("limits.registrations", "7"),
-    ("audit.format", "\"json\""),
-    ("audit.window", "\"7s\""),
-    ("audit.lookups", "true"),
-    ("metrics.listen", "\"127.0.0.1:9436\""),
-    ("watch.nodes", "[\"a@api.test\"]"),
-    ("watch.every", "\"7s\""),
-    ("watch.after", "7"),
-    ("watch.metrics", "\"127.0.0.1:9437\""),
-];
-
 #[test]
 fn every_key_of_the_table_is_read_shown_and_documented() {
-    let paths: Vec<_> = KEYS.iter().map(|key| key.path).collect();
-    assert_eq!(paths, OTHER_VALUES.map(|(path, _)| path));
     let default = show(&Settings::default());
     let manual = settings_markdown();
-    for (key, (path, value)) in KEYS.iter().zip(OTHER_VALUES) {
+    for key in KEYS {
+        let (path, value) = (key.path, key.example);
         // It takes effect, in a line of its own that names its place.
         let shown = show(&good(&format!("{path} = {value}\n")));
         let changed: Vec<_> = shown
@@ -1364,6 +1342,79 @@ fn a_file_that_only_the_daemon_may_read_leaves_its_clients_in_silence() {
         let sources = sources(&[], &[]).with_default_file(Path::new(&secret));
         assert_eq!(sources.client_port().unwrap(), (4369, None));
         assert!(sources.load().unwrap_err().is_only_forbidden());
+    }
+}
+
+#[test]
+fn a_file_for_lines_and_journald_exclude_each_other() {
+    let settings = good("[audit]\nfile = \"/proc/1/fd/2\"\n");
+    assert_eq!(settings.audit.file, Some("/proc/1/fd/2".into()));
+    let wrong = "file is of no use with format = \"journald\"; expected one of the two, or format = \"json\" or \"text\"";
+    for (text, place) in [
+        ("[audit]\nformat = \"journald\"\n  file = \"/x\"\n", "3:3"),
+        ("audit.file = \"/x\"\naudit.format = \"journald\"\n", "1:1"),
+    ] {
+        assert_eq!(headlines(text), [format!("{place}: {wrong}")]);
+    }
+    for value in ["\"epmd.log\"", "\"\"", "7", "\"/a\\u0000b\""] {
+        let told = headlines(format!("[audit]\nfile = {value}\n"));
+        assert!(told[0].contains("expected a file's full name"), "{told:?}");
+    }
+}
+
+#[test]
+fn the_control_socket_is_where_the_file_says() {
+    let of = |value: &str| good(&format!("[control]\nsocket = {value}\n")).control;
+    assert_eq!(good("").control, Control::Default);
+    assert_eq!(of("\"none\""), Control::None);
+    assert_eq!(of("\"/tmp/e/c.sock\""), Control::At("/tmp/e/c.sock".into()));
+    let longest = format!("\"/{}\"", "x".repeat(106));
+    assert!(matches!(of(&longest), Control::At(_)));
+    let longer = format!("\"/{}\"", "x".repeat(107));
+    for value in [
+        "\"None\"",
+        "\"c.sock\"",
+        "\"\"",
+        "\"/tmp/\"",
+        "false",
+        &longer,
+    ] {
+        let told = headlines(format!("[control]\nsocket = {value}\n"));
+        assert!(told[0].starts_with("2:10: control.socket is "), "{told:?}");
+        assert!(
+            told[0].contains("expected \"none\", or a socket's full name"),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn a_client_asks_at_the_socket_of_the_file_and_of_its_option() {
+    let folder = Folder::new();
+    let file = folder.file("epmd.toml", "[control]\nsocket = \"/a/b\"\n");
+    assert_eq!(
+        sources(&["-config", &file], &[]).control(),
+        Control::At("/a/b".into())
+    );
+    assert_eq!(
+        sources(&[], &[("EPMD_CONFIG", &file)]).control(),
+        Control::At("/a/b".into())
+    );
+    let given = sources(&["-config", &file, "-status", "-socket", "/c/d"], &[]);
+    assert_eq!(given.control(), Control::At("/c/d".into()));
+    // Relative to where it was typed; `none` is a name like another there.
+    let here = std::env::current_dir().unwrap().join("none");
+    assert_eq!(
+        sources(&["-status", "-socket", "none"], &[]).control(),
+        Control::At(here)
+    );
+    // What is not there, wrong, or none of a file is as good as nothing, in silence.
+    let broken = folder.file("broken.toml", "[control]\nsocket = 7\n");
+    for config in [&broken, "/nonexistent", "/dev/full", "/"] {
+        assert_eq!(
+            sources(&["-config", config], &[]).control(),
+            Control::Default
+        );
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) const PORT: Variable = Variable {
 pub(super) const RELAXED: Variable = Variable {
     name: "ERL_EPMD_RELAXED_COMMAND_CHECK",
     option: "relaxed_command_check",
-    brief: "As the option, whatever its value; an empty one too.",
+    brief: "Whatever its value, and an empty one too.",
 };
 pub(super) const CONFIG: Variable = Variable {
     name: "EPMD_CONFIG",
@@ -58,8 +58,8 @@ pub(super) fn describe(text: &mut String) {
     paragraph("", "\nEnvironment");
     for variable in VARIABLES {
         paragraph("    ", variable.name);
-        let also = format!("{} -{} beats it.", variable.brief, variable.option);
-        paragraph("        ", &also);
+        let brief = format!("As -{}. {}", variable.option, variable.brief);
+        paragraph("        ", &brief);
     }
     paragraph("    ", PRECEDENCE);
     paragraph("", "\nExit status");

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,15 @@ use crate::core::audit::{escape_again, escape_name};
 
 /// Where the socket is, unless systemd gave the daemon another folder of its own.
 pub const CONTROL_SOCKET: &str = "/run/epmd/control.sock";
+/// Folders in which everybody may make files: no remedy may take that from them.
+const EVERYBODYS: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// Whether a folder is there for everybody's files, so that the control socket needs one of its own in it.
+#[must_use]
+pub fn is_everybodys(folder: &Path) -> bool {
+    EVERYBODYS.iter().any(|of| folder == Path::new(of))
+}
+
 /// What is sent there.
 pub const STATUS_REQUEST: &[u8] = b"status\n";
 

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::core::slots::{self, Entry, Slots};
-use crate::core::status::{STATUS_REQUEST, Status};
+use crate::core::status::{STATUS_REQUEST, Status, is_everybodys};
 use crate::daemon::log::{Level, Log};
 
 /// How long nothing is done after an error that would only come again at once.
@@ -97,8 +97,15 @@ fn have_folder(folder: &Path) -> io::Result<()> {
     }
     let mode = found.mode() & 0o7777;
     if mode & OTHERS_WRITE != 0 {
+        let remedy = if is_everybodys(folder) {
+            format!(
+                "give the socket a folder of its own in it: control.socket = \"{name}/epmd/control.sock\""
+            )
+        } else {
+            format!("`chmod {FOLDER_MODE:o} {name}` mends that")
+        };
         return wrong(format!(
-            "others may write to {name} (mode {mode:04o}); `chmod {FOLDER_MODE:o} {name}` mends that"
+            "others may write to {name} (mode {mode:04o}); {remedy}"
         ));
     }
     Ok(())

@@ -64,7 +64,7 @@ impl Lent<Settings> for ToATool {
     }
 
     fn follow(&self, settings: &Settings) {
-        self.log.set_format(settings.audit.format);
+        self.log.set_destination(settings.audit.format);
         self.page.follow(settings, &self.log);
     }
 

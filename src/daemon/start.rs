@@ -8,7 +8,7 @@ mod sockets;
 
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::control;
 use super::detach::{self, Side};
@@ -22,8 +22,7 @@ use super::systemd::inherited::{self, Inherited};
 use super::systemd::store::{Room, Store};
 use super::systemd::{self, KeptSettings, Notifier, notify};
 use super::takeover::{self, Force, Taken};
-use crate::config::{self, Errors, Limits, Mode, Settings, Snapshot, Sources};
-use crate::core::status::CONTROL_SOCKET;
+use crate::config::{self, Control, Errors, Limits, Mode, Settings, Snapshot, Sources};
 use crate::exit::{Exit, complain};
 use crate::sys;
 pub use sockets::Ask;
@@ -150,15 +149,25 @@ fn start(
     };
     let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, room, &mut notes));
     listeners.append(&mut activated);
-    if let Some(unwritten) = log::unwritten(settings.audit.format, mode) {
+    let lines = log::Destination::from(&settings.audit);
+    if let Some(unwritten) = log::unwritten(&lines, mode) {
         complain(unwritten);
     }
+    let early = log::early(&lines);
     signals::hold_back().map_err(|error| {
         complain(format_args!("epmd: can't hold signals back: {error}"));
         Exit::Failure
     })?;
-    let control = control_socket(mode);
-    let control_is_bound = control::bind(&control);
+    signals::see_orphans_off().map_err(|error| {
+        complain(format_args!(
+            "epmd: can't set what becomes of orphans: {error}"
+        ));
+        Exit::Failure
+    })?;
+    let control = control_socket(&settings.control, mode).map(|path| {
+        let socket = control::bind(&path);
+        (path, socket)
+    });
     // What is opened and bound by name is open and bound, and there is no second thread yet.
     if settings.rules.names.ask_for_users() {
         config::users::prepare();
@@ -168,13 +177,18 @@ fn start(
     } else {
         let plan = Plan {
             settings: sources.path(),
+            audit: settings.audit.file.clone(),
             is_service: mode == Mode::Systemd,
             metrics_port: settings.metrics.map(|address| address.port()),
             tells_an_abstract_socket: mode == Mode::Systemd && notify::is_abstract(),
         };
         Sandbox::shut_in(&plan, first_thread.as_ref())
     };
-    let log = Log::start(settings.audit.format, mode);
+    let (log, wrong) = Log::start_holding(lines, mode, early);
+    if let Some(wrong) = wrong.filter(|_| mode == Mode::Daemon) {
+        // Else it has been said there.
+        complain(format_args!("epmd: {wrong}"));
+    }
     let listening = listen::addresses(listeners.iter());
     log.note(
         Level::Info,
@@ -205,7 +219,7 @@ fn start(
         notifier: Notifier::new(mode == Mode::Systemd),
         kept,
         carried,
-        control: (control, control_is_bound),
+        control,
         sandbox,
         complaint,
         tether,
@@ -233,17 +247,17 @@ fn taken_over(settings: &mut Settings, mut taken: Taken) -> Result<(Bound, Carri
     Ok((adopted(settings, taken.listeners)?, carried))
 }
 
-/// Where the control socket is to be: an epmd that erl starts inside an application's unit must not
-/// take that unit's folder.
-fn control_socket(mode: Mode) -> PathBuf {
-    let own = match mode {
-        Mode::Systemd => systemd::runtime_directory(),
-        Mode::Foreground | Mode::Daemon => None,
+/// Where the control socket is to be, if anywhere: an epmd that erl starts inside an application's unit must
+/// not take that unit's folder.
+fn control_socket(control: &Control, mode: Mode) -> Option<PathBuf> {
+    let own = match (control, mode) {
+        (Control::Default, Mode::Systemd) => systemd::runtime_directory(),
+        _ => None,
     };
-    own.map_or_else(
-        || CONTROL_SOCKET.into(),
-        |folder| folder.join("control.sock"),
-    )
+    match own {
+        Some(folder) => Some(folder.join("control.sock")),
+        None => control.path().map(Path::to_owned),
+    }
 }
 
 fn inherit() -> Result<Inherited, Exit> {

@@ -17,8 +17,9 @@ use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::holders;
+use crate::config::Control;
 use crate::core::audit::{escape_again, escape_json};
-use crate::core::status::{CONTROL_SOCKET, STATUS_REQUEST, Status};
+use crate::core::status::{STATUS_REQUEST, Status, is_everybodys};
 use crate::exit::{Exit, complain};
 
 /// How long the answer may take, in all.
@@ -50,8 +51,14 @@ impl From<io::Error> for Unasked {
 ///
 /// # Errors
 /// No daemon is there, it does not answer this user, or it is not to be believed.
-pub fn ask() -> Result<Vec<u8>, Unasked> {
-    ask_at(Path::new(CONTROL_SOCKET))
+pub fn ask(control: &Control) -> Result<Vec<u8>, Unasked> {
+    match control.path() {
+        Some(path) => ask_at(path),
+        None => Err(Unasked::Failed(io::Error::new(
+            ErrorKind::Unsupported,
+            "control.socket is \"none\": the daemon has no control socket",
+        ))),
+    }
 }
 
 fn ask_at(path: &Path) -> Result<Vec<u8>, Unasked> {
@@ -104,17 +111,26 @@ fn owner_of_its_folder(path: &Path) -> Result<u32, Unasked> {
     let us = geteuid().as_raw();
     let mode = at.mode() & 0o7777;
     if mode & WRITE_FOR_OTHERS != 0 {
+        let remedy = if is_everybodys(&real) {
+            format!(
+                "give the socket a folder of its own in it: control.socket = \"{}/epmd/control.sock\"",
+                real.display()
+            )
+        } else {
+            format!("take that from them: chmod go-w {}", real.display())
+        };
         return Err(Unasked::NotTrusted(format!(
-            "others may write to {} (mode {mode:04o}), so whoever answers there may be anyone; take that from them: \
-             chmod go-w {}",
-            real.display(),
+            "others may write to {} (mode {mode:04o}), so whoever answers there may be anyone; {remedy}",
             real.display()
         )));
     }
     let by_link = parents(folder).chain([folder.to_owned()]);
     for place in by_link.chain(parents(&real)) {
         let of = fs::symlink_metadata(&place)?;
-        let is_theirs = of.uid() != ROOT && of.uid() != us;
+        // Whose folder it is may answer there anyway, so what leads to it may be theirs as well; but by a link
+        // it would be in the place of another one.
+        let is_owners = of.uid() == at.uid() && real == folder;
+        let is_theirs = of.uid() != ROOT && of.uid() != us && !is_owners;
         let lets_others_in = !of.is_symlink() && is_open(&of, &at, us);
         // The folder itself may be the daemon's; what leads to it may not be somebody's.
         let is_on_the_way = place != real;
@@ -122,6 +138,13 @@ fn owner_of_its_folder(path: &Path) -> Result<u32, Unasked> {
             let is_link = fs::symlink_metadata(folder)?.is_symlink();
             let remedy = match (is_link, is_theirs) {
                 (true, _) => format!("rm {}, and start epmd again", folder.display()),
+                // /tmp and the like are to stay everybody's.
+                (false, false) if is_everybodys(&place) => {
+                    let owner = at.uid();
+                    format!(
+                        "ask as user {owner}: setpriv --reuid={owner} --clear-groups epmd -status"
+                    )
+                }
                 (false, true) => format!("chown root {}", place.display()),
                 (false, false) => format!("chmod go-w {}", place.display()),
             };
@@ -153,8 +176,8 @@ fn parents(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
 
 /// `-status`: prints the answer, for people or as it is.
 #[must_use]
-pub fn status(json: bool) -> Exit {
-    let answer = match ask() {
+pub fn status(control: &Control, json: bool) -> Exit {
+    let answer = match ask(control) {
         Ok(answer) => answer,
         Err(unasked) => {
             let what = match unasked {
@@ -169,8 +192,10 @@ pub fn status(json: bool) -> Exit {
                 }
                 Unasked::Failed(error) => error.to_string(),
             };
+            let place = control.path().unwrap_or(Path::new("-status"));
             complain(format_args!(
-                "epmd: {CONTROL_SOCKET}: {}",
+                "epmd: {}: {}",
+                escape_again(&place.to_string_lossy()),
                 escape_again(&what)
             ));
             return Exit::Failure;

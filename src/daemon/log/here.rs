@@ -7,21 +7,27 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use super::line::{Line, Opened, Shared, lock, opened, tell_lost, write};
-use crate::config::Format;
+use super::line::{Destination, Line, Shared, lock};
+use super::opened::Opened;
 
 /// Where lines go.
 pub(super) struct Here {
-    format: Format,
-    open: Box<dyn Fn(Format) -> Opened + Send>,
+    /// As it was said last, and how often that was.
+    said: u64,
+    to: Destination,
+    open: Box<dyn Fn(&Destination) -> Opened + Send>,
     /// Opened with the first line.
     opened: Option<Opened>,
 }
 
 impl Here {
-    pub(super) fn new(format: Format, open: impl Fn(Format) -> Opened + Send + 'static) -> Self {
+    pub(super) fn new(
+        to: Destination,
+        open: impl Fn(&Destination) -> Opened + Send + 'static,
+    ) -> Self {
         Self {
-            format,
+            said: 0,
+            to,
             open: Box::new(open),
             opened: None,
         }
@@ -29,21 +35,28 @@ impl Here {
 
     /// Writes a line, or counts it.
     pub(super) fn write(&mut self, line: &Line, shared: &Shared) {
-        let wanted = *lock(&shared.format);
-        if wanted != self.format {
-            self.format = wanted;
-            self.opened = None;
+        let (said, to) = lock(&shared.to).clone();
+        if said != self.said {
+            self.said = said;
+            if to == self.to {
+                self.opened.iter_mut().for_each(Opened::open_again);
+            } else {
+                self.to = to;
+                self.opened = None;
+            }
         }
-        let target = self
-            .opened
-            .get_or_insert_with(|| opened((self.open)(wanted)));
+        let target = self.opened.get_or_insert_with(|| {
+            let mut opened = (self.open)(&self.to);
+            opened.begin();
+            opened
+        });
         if !(target.takes)() {
             shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        tell_lost(&target.dispatch, shared);
+        target.tell_lost(shared);
         if (target.takes)() {
-            write(&target.dispatch, line);
+            target.write(line);
         } else {
             shared.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -51,18 +64,16 @@ impl Here {
 
     /// Tells what was counted, if that is taken.
     pub(super) fn tell_lost(&mut self, shared: &Shared) {
-        if let Some(target) = &self.opened
+        if let Some(target) = &mut self.opened
             && (target.takes)()
         {
-            tell_lost(&target.dispatch, shared);
+            target.tell_lost(shared);
         }
     }
 }
 
 impl fmt::Debug for Here {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Here")
-            .field("format", &self.format)
-            .finish()
+        f.debug_struct("Here").field("to", &self.to).finish()
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! Decides nothing about where lines go (`target` does) or when (`log`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tracing::dispatcher::{self, Dispatch};
 
 use super::lines::TOLD_AT;
-use crate::config::Format;
+use crate::config::{Audit, Format};
 use crate::core::audit::{Event, Kind, escape_note};
 use crate::core::lent::{Level, Reach};
 use crate::core::outcome::{Operation, Reason};
@@ -28,8 +29,32 @@ pub const REACHABLE_MESSAGE_ID: &str = "47aa2e1c71d640c0b985e5488f219048";
 pub(super) struct Shared {
     /// Lines that found the channel full, and are not told of yet.
     pub(super) lost: AtomicU64,
-    /// The format in force; the thread changes over at the next line.
-    pub(super) format: Mutex<Format>,
+    /// Where lines are to go, and how often that was said; the thread goes by it from the next line on.
+    pub(super) to: Mutex<(u64, Destination)>,
+}
+
+/// Where lines are to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// In which form.
+    pub format: Format,
+    /// The operator's file; where there is none, the form says where.
+    pub file: Option<PathBuf>,
+}
+
+impl From<Format> for Destination {
+    fn from(format: Format) -> Self {
+        Self { format, file: None }
+    }
+}
+
+impl From<&Audit> for Destination {
+    fn from(audit: &Audit) -> Self {
+        Self {
+            format: audit.format,
+            file: audit.file.clone(),
+        }
+    }
 }
 
 /// What waits for the thread.
@@ -47,17 +72,6 @@ pub(super) enum What {
     Note(Level, String),
 }
 
-/// Where lines are written to, and what is to be said of that.
-pub(super) struct Opened {
-    pub(super) dispatch: Dispatch,
-    pub(super) note: Option<String>,
-    /// Whether the reader takes a line at once, for who can't wait.
-    pub(super) takes: Takes,
-}
-
-/// See [`Opened::takes`].
-pub(super) type Takes = Box<dyn Fn() -> bool + Send>;
-
 /// Marks the audit's lines.
 pub(super) const AUDIT: &str = "epmd::audit";
 /// Marks those of a name that is taken.
@@ -72,22 +86,6 @@ pub(super) const NOTE: &str = "epmd";
 /// A lock that a panic elsewhere does not take away from us: nothing is half done under it.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(super) fn opened(mut opened: Opened) -> Opened {
-    if let Some(note) = opened.note.take() {
-        write(&opened.dispatch, &Line::now(Level::Warning, note));
-    }
-    opened
-}
-
-pub(super) fn tell_lost(dispatch: &Dispatch, shared: &Shared) {
-    let lost = shared.lost.swap(0, Ordering::Relaxed);
-    if lost > 0 {
-        let lines = if lost == 1 { "line" } else { "lines" };
-        let text = format!("{lost} log {lines} lost: the log's reader does not keep up");
-        write(dispatch, &Line::now(Level::Warning, text));
-    }
 }
 
 impl Line {

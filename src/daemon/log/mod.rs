@@ -1,4 +1,4 @@
-//! Where lines go: journald, syslog, or JSON or text on stderr.
+//! Where lines go: journald, syslog, or JSON or text on stderr or in a file of the operator's.
 //!
 //! [`Log`] is a handle that never blocks and never fails: lines wait in a bounded channel for one
 //! thread, which is the only place that writes. Where no thread can be had, each line is written where it
@@ -7,36 +7,44 @@
 //! no answer up. `server` and `start` tell their lines here; threads don't survive a fork, so it is
 //! started after `-daemon` has forked.
 
+mod file;
 mod here;
 mod line;
 mod lines;
+mod opened;
 mod target;
 
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Format, Mode};
+use crate::config::Mode;
 use crate::core::audit::Event;
 use crate::core::lent::Reach;
 use here::Here;
 
 pub use crate::core::lent::Level;
-use line::{Line, Opened, Shared, What, lock, opened, tell_lost, write};
 pub use line::{
-    REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID, UNREACHABLE_MESSAGE_ID,
+    Destination, REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN_MESSAGE_ID, UNREACHABLE_MESSAGE_ID,
 };
+use line::{Line, Shared, What, lock};
+use opened::Opened;
 pub use target::unwritten;
 
 /// Lines that wait for the log's reader, at most.
 const CAPACITY: usize = 1024;
 /// The end of the daemon waits so long for lines to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The start waits so long for the operator's file to be opened, to hear whether it can be.
+const PATIENCE_WITH_A_FILE: Duration = Duration::from_millis(500);
+/// How long the thread waits for the reader of a pipe.
+const PATIENCE_WITH_A_PIPE: Duration = Duration::from_secs(1);
 /// Formatting and libc's syslog(3) need little; the default of 2 MiB would be address space for nothing.
 const STACK: usize = 128 * 1024;
 
@@ -67,32 +75,63 @@ enum Way {
 impl Log {
     /// Starts the log's thread; without one, where none can be had.
     #[must_use]
-    pub fn start(format: Format, mode: Mode) -> Self {
-        Self::start_with(format, move |format| target::open(format, mode), PATIENCE)
+    pub fn start(to: impl Into<Destination>, mode: Mode) -> Self {
+        Self::start_holding(to, mode, None).0
     }
 
+    /// The same with what [`early`] gave. Gives what is wrong with the operator's file as well, where that is
+    /// known soon: of a daemon that is to let go of who started it, nobody else may hear it.
+    #[must_use]
+    pub fn start_holding(
+        to: impl Into<Destination>,
+        mode: Mode,
+        early: Option<File>,
+    ) -> (Self, Option<String>) {
+        let to = to.into();
+        let has_file = to.file.is_some();
+        let early = Arc::new(Mutex::new(early));
+        let open = move |to: &Destination, can_wait| {
+            let early = lock(&early).take();
+            let patience = if can_wait {
+                PATIENCE_WITH_A_PIPE
+            } else {
+                Duration::ZERO
+            };
+            target::open(to, mode, early, patience)
+        };
+        let (log, begun) = Self::start_with(to, open, PATIENCE);
+        let wrong = has_file.then(|| begun.recv_timeout(PATIENCE_WITH_A_FILE).ok().flatten());
+        (log, wrong.flatten())
+    }
+
+    /// `open` is also told whether its caller can wait. Gives where the thread says that it has opened it, and
+    /// what is wrong with it.
     fn start_with(
-        format: Format,
-        open: impl Fn(Format) -> Opened + Clone + Send + 'static,
+        to: Destination,
+        open: impl Fn(&Destination, bool) -> Opened + Clone + Send + 'static,
         patience: Duration,
-    ) -> Self {
+    ) -> (Self, Receiver<Option<String>>) {
         let (lines, waiting) = mpsc::sync_channel(CAPACITY);
         let (ends, ended) = mpsc::sync_channel(0);
+        let (begins, begun) = mpsc::sync_channel(1);
         let shared = Arc::new(Shared {
             lost: AtomicU64::new(0),
-            format: Mutex::new(format),
+            to: Mutex::new((0, to.clone())),
         });
         let (seen, opens) = (Arc::clone(&shared), open.clone());
         let thread = thread::Builder::new()
             .name("epmd-log".into())
             .stack_size(STACK)
             .spawn(move || {
-                write_all(&waiting, &seen, opens);
+                write_all(&waiting, &seen, |to| opens(to, true), &begins);
                 drop::<SyncSender<()>>(ends);
             });
         let (way, failed) = match thread {
             Ok(_) => (Way::Thread(lines), None),
-            Err(error) => (Way::Here(Box::new(Here::new(format, open))), Some(error)),
+            Err(error) => {
+                let here = Here::new(to, move |to| open(to, false));
+                (Way::Here(Box::new(here)), Some(error))
+            }
         };
         let log = Self {
             inner: Arc::new(Inner {
@@ -111,7 +150,7 @@ impl Log {
                 ),
             );
         }
-        log
+        (log, begun)
     }
 
     /// Tells a line of the audit.
@@ -130,9 +169,17 @@ impl Log {
         self.inner.send(What::Note(level, text.into()));
     }
 
-    /// Changes over to another format from the next line on (SIGHUP).
-    pub fn set_format(&self, format: Format) {
-        *lock(&self.inner.shared.format) = format;
+    /// Lines go there from the next one on (SIGHUP). A file is opened anew, also where it is the same.
+    pub fn set_destination(&self, to: impl Into<Destination>) {
+        let mut shared = lock(&self.inner.shared.to);
+        shared.0 = shared.0.wrapping_add(1);
+        shared.1 = to.into();
+    }
+
+    /// Opens the operator's file anew with the next line (SIGHUP): it may have been renamed away.
+    pub fn open_again(&self) {
+        let mut shared = lock(&self.inner.shared.to);
+        shared.0 = shared.0.wrapping_add(1);
     }
 
     /// Writes what waits, for at most a second: a reader that hangs does not keep the daemon from
@@ -177,10 +224,23 @@ impl Drop for Inner {
     }
 }
 
+/// What is to be opened before this process shuts itself in, or lets go of its standard error.
+#[must_use]
+pub fn early(to: &Destination) -> Option<File> {
+    to.file.as_deref().and_then(file::early)
+}
+
 /// The thread: writes lines until the last handle is gone and nothing waits.
-fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) -> Opened) {
-    let mut format = *lock(&shared.format);
-    let mut dispatch = opened(open(format)).dispatch;
+fn write_all(
+    waiting: &Receiver<Line>,
+    shared: &Shared,
+    open: impl Fn(&Destination) -> Opened,
+    begun: &SyncSender<Option<String>>,
+) {
+    let (mut said, mut to) = lock(&shared.to).clone();
+    let mut target = open(&to);
+    // The one who started us may have gone on already.
+    let _ = begun.try_send(target.begin());
     let mut since_count = 0;
     loop {
         let line = match waiting.try_recv() {
@@ -188,23 +248,29 @@ fn write_all(waiting: &Receiver<Line>, shared: &Shared, open: impl Fn(Format) ->
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
                 since_count = 0;
-                tell_lost(&dispatch, shared);
+                target.tell_lost(shared);
                 let Ok(line) = waiting.recv() else { break };
                 line
             }
         };
-        let wanted = *lock(&shared.format);
-        if wanted != format {
-            format = wanted;
-            dispatch = opened(open(format)).dispatch;
+        let wanted = lock(&shared.to).0;
+        if wanted != said {
+            let before = to;
+            (said, to) = lock(&shared.to).clone();
+            if to == before {
+                target.open_again();
+            } else {
+                target = open(&to);
+                target.begin();
+            }
         }
-        write(&dispatch, &line);
+        target.write(&line);
         since_count += 1;
         if since_count == CAPACITY {
             // It never got empty: the reader is behind all the time, and is told all the same.
             since_count = 0;
-            tell_lost(&dispatch, shared);
+            target.tell_lost(shared);
         }
     }
-    tell_lost(&dispatch, shared);
+    target.tell_lost(shared);
 }

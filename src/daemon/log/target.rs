@@ -5,10 +5,13 @@
 //! journald was restarted. Decides nothing about lines; called by `log`'s thread at its start and
 //! when the format changes.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,11 +21,13 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
+use super::file::AuditFile;
 use super::line::{
-    AUDIT, Opened, REACHABLE, REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN, TAKEN_MESSAGE_ID,
-    Takes, UNREACHABLE, UNREACHABLE_MESSAGE_ID,
+    AUDIT, Destination, REACHABLE, REACHABLE_MESSAGE_ID, REFUSED_MESSAGE_ID, TAKEN,
+    TAKEN_MESSAGE_ID, UNREACHABLE, UNREACHABLE_MESSAGE_ID,
 };
 use super::lines::{Json, Out, Syslog, Text};
+use super::opened::{Opened, Takes};
 use crate::config::{Format, Mode};
 
 /// tracing-journald knows no other.
@@ -66,71 +71,117 @@ fn is_read(path: &Path) -> bool {
     }
 }
 
-/// What is to be said on the standard error, while there is one, where a daemon's lines will go nowhere.
+/// What is to be said on the standard error, while there is one, where a daemon's lines will not go where the
+/// settings have them go.
 #[must_use]
-pub fn unwritten(format: Format, mode: Mode) -> Option<String> {
-    if mode != Mode::Daemon {
+pub fn unwritten(to: &Destination, mode: Mode) -> Option<String> {
+    if mode != Mode::Daemon || to.file.is_some() {
         return None;
     }
+    let format = to.format;
     let present = present();
     let target = match choose(format, mode, present) {
         Target::Journald if !present.journal => without_journal(mode, present),
         target => target,
     };
-    if target != Target::Nowhere {
-        return None;
-    }
-    let why = match format {
-        Format::Json | Format::Text => format!(
+    let no_stderr = || {
+        format!(
             "audit.format = \"{}\" goes to the standard error, and -daemon has none",
             format.name()
-        ),
-        Format::Auto | Format::Journald => {
-            format!("nobody reads journald's socket ({JOURNAL}) or syslog's ({SYSLOG}) here")
-        }
+        )
+    };
+    let is_for_stderr = matches!(format, Format::Json | Format::Text);
+    if target != Target::Nowhere {
+        let place = target.place();
+        return is_for_stderr.then(|| {
+            format!(
+                "epmd: {}: lines go {place}; audit.file gives them a file",
+                no_stderr()
+            )
+        });
+    }
+    let nobody = format!("nobody reads journald's socket ({JOURNAL}) or syslog's ({SYSLOG}) here");
+    let why = if is_for_stderr {
+        format!("{}, and {nobody}", no_stderr())
+    } else {
+        nobody
     };
     Some(format!(
-        "epmd: nobody will see the log, nor who is refused: {why}; to see it, start epmd without -daemon"
+        "epmd: nobody will see the log, nor who is refused: {why}; to see it, give it a file (audit.file), or start \
+         epmd without -daemon"
     ))
 }
 
-/// Opens what `format` means in this mode. Never fails: where journald is asked for and not there,
-/// lines go where they are most likely seen, and say so.
-pub(super) fn open(format: Format, mode: Mode) -> Opened {
+/// Opens where lines are to go. Never fails: what can't be had now is tried again, or lines go where they are most
+/// likely seen, and say so. `early` and `patience` are of the operator's file.
+pub(super) fn open(
+    to: &Destination,
+    mode: Mode,
+    early: Option<File>,
+    patience: Duration,
+) -> Opened {
+    let Some(path) = &to.file else {
+        return open_host(to.format, mode);
+    };
+    let file = Arc::new(AuditFile::new(path, early, patience));
+    let appended = Arc::clone(&file);
+    let out: Out = Box::new(move |line| appended.append(line));
+    let dispatch = match to.format {
+        Format::Json => json(out),
+        Format::Auto | Format::Journald | Format::Text => text(out),
+    };
+    let format = match mode {
+        Mode::Daemon => Format::Auto,
+        Mode::Foreground | Mode::Systemd => to.format,
+    };
+    let elsewhere = move || {
+        (
+            open_host(format, mode),
+            choose(format, mode, present()).place(),
+        )
+    };
+    Opened::file(dispatch, file, Box::new(elsewhere))
+}
+
+/// Opens what this host has for `format` in this mode: where journald is asked for and not there, lines go where
+/// they are most likely seen, and say so.
+fn open_host(format: Format, mode: Mode) -> Opened {
     let present = present();
     let target = choose(format, mode, present);
     let otherwise = without_journal(mode, present);
     match target {
         Target::Journald => match journald() {
-            Ok(dispatch) => Opened {
-                dispatch,
-                note: None,
-                takes: socket_takes(Path::new(JOURNAL)),
-            },
+            Ok(dispatch) => Opened::new(dispatch, None, socket_takes(Path::new(JOURNAL))),
             Err(error) => {
-                let place = match otherwise {
-                    Target::Syslog => "go to syslog",
-                    Target::Nowhere => "go nowhere",
-                    _ => "are text on stderr",
-                };
-                Opened {
-                    note: Some(format!("journald: {JOURNAL}: {error}; lines {place}")),
-                    ..plain(otherwise)
-                }
+                let place = otherwise.place();
+                let note = format!("journald: {JOURNAL}: {error}; lines go {place}");
+                plain(otherwise, Some(note))
             }
         },
-        other => plain(other),
+        other => plain(other, None),
+    }
+}
+
+impl Target {
+    /// In words, behind "lines go".
+    const fn place(self) -> &'static str {
+        match self {
+            Self::Journald => "to journald",
+            Self::Syslog => "to syslog",
+            Self::Json => "to stderr, as JSON",
+            Self::Text => "to stderr, as text",
+            Self::Nowhere => "nowhere",
+        }
     }
 }
 
 fn choose(format: Format, mode: Mode, present: Present) -> Target {
     match (format, mode) {
         (Format::Journald, _) => Target::Journald,
-        (Format::Json | Format::Text, Mode::Daemon) => Target::Nowhere,
-        (Format::Json, _) => Target::Json,
-        (Format::Text, _) => Target::Text,
-        (Format::Auto, Mode::Systemd | Mode::Daemon) if present.journal => Target::Journald,
-        (Format::Auto, _) => without_journal(mode, present),
+        (Format::Json, Mode::Foreground | Mode::Systemd) => Target::Json,
+        (Format::Text, Mode::Foreground | Mode::Systemd) => Target::Text,
+        (_, Mode::Systemd | Mode::Daemon) if present.journal => Target::Journald,
+        (_, _) => without_journal(mode, present),
     }
 }
 
@@ -143,18 +194,14 @@ fn without_journal(mode: Mode, present: Present) -> Target {
     }
 }
 
-fn plain(target: Target) -> Opened {
+fn plain(target: Target, note: Option<String>) -> Opened {
     let (dispatch, takes) = match target {
         Target::Json => (json(stderr()), stderr_takes()),
         Target::Syslog => (syslog(), socket_takes(Path::new(SYSLOG))),
         Target::Text | Target::Journald => (text(stderr()), stderr_takes()),
         Target::Nowhere => (Registry::default().into(), always()),
     };
-    Opened {
-        dispatch,
-        note: None,
-        takes,
-    }
+    Opened::new(dispatch, note, takes)
 }
 
 pub(super) fn always() -> Takes {
@@ -279,9 +326,19 @@ mod tests {
             assert_eq!(choose(Format::Text, mode, present), Target::Text);
             assert_eq!(choose(Format::Journald, mode, present), Target::Journald);
         }
-        // There is no standard error that anybody reads.
+        // There is no standard error that anybody reads: lines go where they are.
+        let nothing = Present {
+            journal: false,
+            syslog: false,
+        };
+        let both = Present {
+            journal: true,
+            syslog: true,
+        };
         for format in [Format::Json, Format::Text] {
-            assert_eq!(choose(format, Mode::Daemon, present), Target::Nowhere);
+            assert_eq!(choose(format, Mode::Daemon, both), Target::Journald);
+            assert_eq!(choose(format, Mode::Daemon, present), Target::Syslog);
+            assert_eq!(choose(format, Mode::Daemon, nothing), Target::Nowhere);
         }
     }
 

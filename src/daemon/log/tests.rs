@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use super::*;
-use crate::config::Settings;
+use crate::config::{Format, Settings};
 use crate::core::audit::{Audit, Kind};
 use crate::core::outcome::{Ends, Operation, Outcome, Reason, Verdict};
 
@@ -17,21 +17,18 @@ type Written = Arc<Mutex<Vec<String>>>;
 fn log(format: Format) -> (Log, Written) {
     let written = Written::default();
     let kept = Arc::clone(&written);
-    let open = move |format| {
+    let open = move |to: &Destination, _| {
         let kept = Arc::clone(&kept);
         let out: lines::Out = Box::new(move |line: &[u8]| {
             lock(&kept).push(String::from_utf8(line.to_vec()).unwrap());
         });
-        Opened {
-            dispatch: match format {
-                Format::Json => target::json(out),
-                _ => target::text(out),
-            },
-            note: None,
-            takes: target::always(),
-        }
+        let dispatch = match to.format {
+            Format::Json => target::json(out),
+            _ => target::text(out),
+        };
+        Opened::new(dispatch, None, target::always())
     };
-    let log = Log::start_with(format, open, Duration::from_secs(60));
+    let (log, _) = Log::start_with(format.into(), open, Duration::from_secs(60));
     (log, written)
 }
 
@@ -157,7 +154,7 @@ fn text_is_one_line_for_each_event() {
 #[test]
 fn a_reload_changes_the_format() {
     let (log, written) = log(Format::Text);
-    log.set_format(Format::Json);
+    log.set_destination(Format::Json);
     log.note(Level::Info, "now");
     assert!(lines_of(log, &written)[0].starts_with('{'));
 }
@@ -183,20 +180,16 @@ fn stuck(patience: Duration) -> (Log, Receiver<()>, Sender<()>, Written) {
     let (has_one, has) = mpsc::channel();
     let (go, let_go) = mpsc::channel();
     let let_go = Arc::new(Mutex::new(let_go));
-    let open = move |_| {
+    let open = move |_: &Destination, _| {
         let (kept, has_one, let_go) = (Arc::clone(&kept), has_one.clone(), Arc::clone(&let_go));
         let out: lines::Out = Box::new(move |line: &[u8]| {
             let _ = has_one.send(());
             let _ = lock(&let_go).recv(); // fails at once when `go` is gone
             lock(&kept).push(String::from_utf8(line.to_vec()).unwrap());
         });
-        Opened {
-            dispatch: target::text(out),
-            note: None,
-            takes: target::always(),
-        }
+        Opened::new(target::text(out), None, target::always())
     };
-    let log = Log::start_with(Format::Text, open, patience);
+    let (log, _) = Log::start_with(Format::Text.into(), open, patience);
     (log, has, go, written)
 }
 

@@ -18,9 +18,9 @@ const MOST: usize = 64;
 /// The bit of a mode by which everybody may read.
 const READ_FOR_ALL: u32 = 0o004;
 
-/// What may be read.
-#[derive(Debug, Default)]
-pub(super) struct Readable {
+/// What may be read, or written to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
     /// The file itself.
     pub(super) files: Vec<PathBuf>,
     /// Folders in which it may be replaced.
@@ -32,13 +32,36 @@ pub(super) fn of_file(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
+/// What lines may be written to by this name. What is in /proc or /dev is open already, and stays so.
+pub(super) fn of_lines(path: &Path) -> Places {
+    let mut places = Places::default();
+    if path.starts_with("/proc") || path.starts_with("/dev") {
+        return places;
+    }
+    let folder = of_file(path);
+    places.folders.push(folder.to_owned());
+    // By a link it may be elsewhere, and no file.
+    let Ok(target) = fs::canonicalize(path) else {
+        return places;
+    };
+    if fs::canonicalize(folder).is_ok_and(|folder| folder == of_file(&target)) {
+        return places;
+    }
+    if target.is_file() {
+        places.folders.push(of_file(&target).to_owned());
+    } else {
+        places.files.push(target);
+    }
+    places
+}
+
 /// What may be read again of the settings at `path`.
-pub(super) fn of(path: &Path, is_service: bool) -> Readable {
+pub(super) fn of(path: &Path, is_service: bool) -> Places {
     let is_epmds_own_user = is_service && !geteuid().is_root();
     let target = fs::canonicalize(path).ok();
     // A pipe (`-config <(...)`), or a file that is gone: there is nothing by this name that could be replaced.
     if target.is_none() && fs::symlink_metadata(path).is_ok() {
-        return Readable::default();
+        return Places::default();
     }
     // By a link, the file may be replaced at either end.
     let mut folders: Vec<PathBuf> = Vec::new();
@@ -54,7 +77,7 @@ pub(super) fn of(path: &Path, is_service: bool) -> Readable {
     if !may_be_replaced {
         folders.clear();
     }
-    Readable {
+    Places {
         files: target.into_iter().collect(),
         folders,
     }

@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Plan {
     /// The settings' file, be it there or not.
     pub settings: PathBuf,
+    /// The audit's file, where there is one, be it there or not.
+    pub audit: Option<PathBuf>,
     /// Whether systemd runs it: as a service and not as root its user is epmd's own.
     pub is_service: bool,
     /// The exporter's port.
@@ -100,6 +102,11 @@ impl Sandbox {
         let rules = Rules {
             files: settings.files,
             folders: settings.folders,
+            audit: plan
+                .audit
+                .as_deref()
+                .map(folder::of_lines)
+                .unwrap_or_default(),
             ports: plan.metrics_port.into_iter().collect(),
             tells_an_abstract_socket: plan.tells_an_abstract_socket,
         };
@@ -182,6 +189,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 struct Rules {
     files: Vec<PathBuf>,
     folders: Vec<PathBuf>,
+    /// What lines may be written to, and the folders in which it may be made.
+    audit: folder::Places,
     ports: Vec<u16>,
     tells_an_abstract_socket: bool,
 }
@@ -270,6 +279,8 @@ impl Rules {
         let paths: &[PathBuf] = match what {
             What::SettingsFile => &self.files,
             What::SettingsFolder => &self.folders,
+            What::AuditFile => &self.audit.files,
+            What::AuditFolder => &self.audit.folders,
             What::At(path) => {
                 one = [PathBuf::from(path)];
                 &one
@@ -289,7 +300,7 @@ impl Rules {
                 if path.exists() {
                     lacks(
                         Level::Warning,
-                        format!("it can't be permitted to read there: {error}"),
+                        format!("it can't be permitted what it needs there: {error}"),
                     );
                 }
                 Ok(ruleset)
@@ -302,6 +313,8 @@ fn rights(may: May) -> BitFlags<AccessFs> {
     match may {
         May::Read => AccessFs::ReadFile.into(),
         May::ReadAndList => AccessFs::ReadFile | AccessFs::ReadDir,
+        May::Write => AccessFs::WriteFile.into(),
+        May::WriteAndMake => AccessFs::WriteFile | AccessFs::MakeReg,
         // Of a port, which is none of a file's.
         May::Bind => BitFlags::EMPTY,
     }

@@ -25,6 +25,10 @@ pub(super) enum What {
     SettingsFile,
     /// The folders in which it may be replaced (`folder`).
     SettingsFolder,
+    /// What `audit.file` is, where it is no file of a folder's.
+    AuditFile,
+    /// The folder in which it is made, and made anew.
+    AuditFolder,
     /// This path, where it is there.
     At(&'static str),
     /// `metrics.listen`'s port.
@@ -36,6 +40,8 @@ pub(super) enum What {
 pub(super) enum May {
     Read,
     ReadAndList,
+    Write,
+    WriteAndMake,
     Bind,
 }
 
@@ -50,6 +56,16 @@ pub(super) const PERMITTED: &[Permitted] = &[
         what: What::SettingsFolder,
         may: May::Read,
         why: "SIGHUP, where another file has taken the settings' place, as editors and ConfigMaps do it",
+    },
+    Permitted {
+        what: What::AuditFile,
+        may: May::Write,
+        why: "a pipe or device for lines is opened again when its reader has gone",
+    },
+    Permitted {
+        what: What::AuditFolder,
+        may: May::WriteAndMake,
+        why: "the file for lines is made anew at SIGHUP, when logrotate has renamed it",
     },
     Permitted {
         what: What::At("/proc/self"),

@@ -99,8 +99,8 @@ pub struct Start {
     pub kept: Option<Keeping>,
     /// What an epmd was doing whose place was taken.
     pub carried: Carried,
-    /// Where the control socket is to be, and the socket.
-    pub control: (PathBuf, io::Result<UnixListener>),
+    /// Where the control socket is to be, and the socket; none where the settings have none.
+    pub control: Option<(PathBuf, io::Result<UnixListener>)>,
     /// What this process has shut itself in with.
     pub sandbox: Sandbox,
     /// Why the settings in force are not those of the file, where they are not.
@@ -263,7 +263,9 @@ async fn serve(start: Start) -> io::Result<()> {
     lasting.spawn(tell_when_due(Arc::clone(&server)));
     lasting.spawn(catch_up(Arc::clone(&server), notifier));
     let sandbox = Arc::new(sandbox);
-    serve_status(&server, control, listening, Arc::clone(&sandbox));
+    if let Some(control) = control {
+        serve_status(&server, control, listening, Arc::clone(&sandbox));
+    }
     let status = complaint.unwrap_or_else(|| settings.whom_it_serves());
     let mut reload = Reload {
         server: Arc::clone(&server),

@@ -55,6 +55,8 @@ pub(super) struct Reload {
 impl Reload {
     /// Begins to read the settings again; [`Self::is_read`] ends it.
     pub(super) fn again(&mut self) {
+        // Whatever becomes of the settings: logrotate's files are renamed already.
+        self.server.log.open_again();
         if self.reading.is_some() {
             self.once_more = true;
             return;
@@ -174,13 +176,14 @@ impl Reload {
             // Who has a name keeps it; but it may stay theirs when it is released.
             whose::find_all(&self.server);
         }
-        log.set_format(settings.audit.format);
+        log.set_destination(&settings.audit);
         if let Some(shortfall) = budget.shortfall(&settings.limits) {
             log.note(Level::Warning, shortfall);
         }
         for (key, changed) in [
             ("listen", self.settings.listen != settings.listen),
             ("port", self.settings.port != settings.port),
+            ("control.socket", self.settings.control != settings.control),
         ] {
             if changed {
                 let text =

@@ -9,11 +9,15 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::sys;
 
+/// The process that inherits all others.
+const FIRST: Pid = Pid::from_raw(1);
 /// The stack of the thread that waits for signals.
 const STACK: usize = 64 * 1024;
 
@@ -36,7 +40,28 @@ pub fn prepare() -> io::Result<()> {
     only(&[Number::SIGHUP])?;
     sys::set_ignored(Number::SIGHUP, false)?;
     sys::set_ignored(Number::SIGTERM, false)?;
+    // Who waits for a child wants to hear how it ended.
+    sys::set_ignored(Number::SIGCHLD, false)?;
     sys::set_ignored(Number::SIGXFSZ, true)
+}
+
+/// To be called once there is no child of ours any more that is waited for. Process 1 of a container inherits
+/// all children whose parents have ended: the kernel has them gone when they end, and those that had ended
+/// before are seen off here. Any other process has none.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn see_orphans_off() -> io::Result<()> {
+    if getpid() != FIRST {
+        return Ok(());
+    }
+    sys::set_ignored(Number::SIGCHLD, true)?;
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// To be called before there is a second thread: from now on they all wait to be read, as all threads

@@ -128,7 +128,7 @@ fn in_force(sources: &Sources) -> Result<InForce, Exit> {
         }
     };
     let port = sources.client_port().map_or(DEFAULT_PORT, |(port, _)| port);
-    let (told, not_trusted) = match told::ask_the_daemon() {
+    let (told, not_trusted) = match told::ask_the_daemon(&sources.control()) {
         Ok(told) => (told, None),
         Err(why) => (None, Some(why)),
     };

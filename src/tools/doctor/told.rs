@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::config::{Origin, Settings};
+use crate::config::{Control, Origin, Settings};
 use crate::core::access::{Networks, Rules};
 use crate::core::audit::escape_again;
 use crate::core::status::{MAX_ANSWERED, Status};
@@ -34,8 +34,8 @@ pub(super) struct Told {
 ///
 /// # Errors
 /// What is there may be anybody's: what is wrong, and what to do.
-pub(super) fn ask_the_daemon() -> Result<Option<Told>, String> {
-    match control::ask() {
+pub(super) fn ask_the_daemon(at: &Control) -> Result<Option<Told>, String> {
+    match control::ask(at) {
         Ok(answer) => Ok(serde_json::from_slice(&answer).ok().as_ref().and_then(told)),
         Err(Unasked::Failed(_)) => Ok(None),
         Err(Unasked::NotTrusted(what)) => Err(escape_again(&what)),
