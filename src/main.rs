@@ -14,6 +14,7 @@ use hardened_epmd::daemon::sandbox::{self, FirstThread};
 use hardened_epmd::daemon::takeover::{self, Force};
 use hardened_epmd::daemon::{self, FromMain};
 use hardened_epmd::exit::{Exit, complain, print};
+use hardened_epmd::sys;
 use hardened_epmd::tools::{client, control, doctor, mesh, refused, watch};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -22,6 +23,10 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 const STACK: usize = 1024 * 1024;
 
 fn main() -> ExitCode {
+    // Asked here: how this program is linked is not told to the library.
+    if cfg!(target_feature = "crt-static") {
+        sys::use_own_name_services();
+    }
     on_enough_stack(run).into()
 }
 

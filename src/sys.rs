@@ -1,8 +1,9 @@
 //! The one module with unsafe code: what std and nix have no safe function for.
 //!
 //! Adopting descriptors that were handed over, closing all others that were inherited, copying some out of
-//! another process; fork(2), what a signal does, a program that is started apart, and capabilities. Each use says
-//! why it is sound; nothing here decides anything. Called by `daemon`, and by `tools` for signals and programs.
+//! another process; fork(2), what a signal does, a program that is started apart, capabilities, and where names are
+//! looked up. Each use says why it is sound; nothing here decides anything. Called by `daemon`, by `tools` for
+//! signals and programs, and by `main`.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -17,6 +18,32 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Has this process find hosts by /etc/hosts and DNS, and users by /etc/passwd, whatever
+/// /etc/nsswitch.conf says: what else that names is a library of the host's, and loading one that is of another
+/// glibc than a static binary ends it (SIGFPE or SIGSEGV at the first name that is looked up).
+///
+/// To be called before anything is looked up, by a static binary: any other has the host's glibc.
+pub fn use_own_name_services() {
+    #[cfg(target_env = "gnu")]
+    for (database, services) in [
+        (c"hosts", c"files dns"),
+        (c"passwd", c"files"),
+        (c"group", c"files"),
+        (c"services", c"files"),
+        (c"initgroups", c"files"),
+    ] {
+        unsafe extern "C" {
+            fn __nss_configure_lookup(
+                database: *const libc::c_char,
+                services: *const libc::c_char,
+            ) -> libc::c_int;
+        }
+        // SAFETY: both are strings that end with NUL and live for ever, of which glibc makes copies; it is
+        // glibc's own declaration (nss.h). No other thread looks names up yet, see above.
+        unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
+    }
+}
 
 /// Closes every descriptor above the standard streams, by whatever way there is: close_range(2) (Linux
 /// 5.9, and not every seccomp profile), what /proc/self/fd lists, or one number after the other.
