@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::names::Names;
 use super::places::Places;
+use super::ports::Ports;
 use super::watch::Watch;
 use crate::core::access::Rules;
 use crate::core::audit::{Hint, Origin, Policy};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Which nodes `-watch` examines.
     pub watch: Watch,
+    /// Ports that the guard guards whether a node is registered with them or not.
+    pub guard: Ports,
     /// Allow STOP_REQ, and KILL_REQ while names are registered.
     pub relaxed_command_check: bool,
     /// Wait this long before each accept (stock's test of a busy server).
@@ -83,6 +86,7 @@ impl Default for Settings {
             audit: Audit::default(),
             metrics: None,
             watch: Watch::default(),
+            guard: Ports::default(),
             relaxed_command_check: false,
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,

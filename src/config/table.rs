@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use super::guard;
 use super::mistakes::Mistakes;
 use super::options::OPTIONS;
 use super::said;
@@ -272,6 +273,13 @@ pub const KEYS: &[Key] = &[
         brief: "Where Prometheus may read what -watch finds, at /metrics.",
         example: "\"127.0.0.1:9437\"",
         slot: &field!(Field, watch.metrics, said::metrics),
+    },
+    Key {
+        path: "guard.ports",
+        option: None,
+        variable: None,
+        brief: "Ports that `epmd -guard` guards whether a node is registered with them or not.",
+        slot: &field!(Field, guard, guard::shown),
     },
 ];
 

@@ -232,7 +232,7 @@ fn every_mistake_of_one_file_is_told_in_one_run() {
              format = \"xml\"\n\
              window = \"2 days\"\n\
              lookups = 1\n"),
-        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch
+        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch, guard
     lisen = ["10.0.3.5"]
     ^
 epmd: FILE:2:8: port is a string; expected a whole number from 0 to 65535, such as port = 4369
@@ -1010,7 +1010,7 @@ fn the_clients_port() {
     );
     let half = folder.file("half.toml", "port = 7\nbogus = 1\n");
     let warning = format!(
-        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, metrics, watch; asking port 7"
+        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, metrics, watch, guard; asking port 7"
     );
     assert_eq!(port(&["-config", &half], &[]), (7, Some(warning)));
     let none = folder.path("none.toml");
@@ -1063,6 +1063,7 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          watch.every: 30s [default]\n\
          watch.after: 2 [default]\n\
          watch.metrics: nowhere [default]\n\
+         guard.ports: none but those that nodes are registered with [default]\n\
          relaxed_command_check: false [default]\n"
     );
     let folder = Folder::new();
@@ -1111,6 +1112,7 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          watch.every: 30s [default]\n\
          watch.after: 2 [default]\n\
          watch.metrics: nowhere [default]\n\
+         guard.ports: none but those that nodes are registered with [default]\n\
          relaxed_command_check: true [ERL_EPMD_RELAXED_COMMAND_CHECK]\n\
          delay_accept: 3s [-delay_accept]\n\
          debug: 2 [-debug]\n"
@@ -1133,7 +1135,7 @@ fn said(settings: &Settings, code: &str) -> String {
 }
 
 /// A value other than the default, for each key.
-const OTHER_VALUES: [(&str, &str); 23] = [
+const OTHER_VALUES: [(&str, &str); 24] = [
     ("listen", "[\"10.0.3.5\"]"),
     ("port", "4370"),
     ("access.allow", "[\"10.0.3.0/24\"]"),
@@ -1157,6 +1159,7 @@ const OTHER_VALUES: [(&str, &str); 23] = [
     ("watch.every", "\"7s\""),
     ("watch.after", "7"),
     ("watch.metrics", "\"127.0.0.1:9437\""),
+    ("guard.ports", "[\"9100-9109\"]"),
 ];
 
 #[test]

@@ -61,7 +61,7 @@ pub struct Registration {
 }
 
 /// The two ends of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Connection {
     /// The node's.
     pub node: SocketAddr,
@@ -172,10 +172,7 @@ mod tests {
                 Told::State(state),
                 json!({"state": {"version": "0.1.0", "registrations": [shown], "access": access}}),
             ),
-            (
-                Told::Registered(registration),
-                json!({"registered": shown}),
-            ),
+            (Told::Registered(registration), json!({"registered": shown})),
             (
                 Told::Released { name: "api".into() },
                 json!({"released": {"name": "api"}}),

@@ -164,6 +164,20 @@ pub(super) fn overflow(kind: Kind, count: u64) -> Event {
     of_many(kind, count, message)
 }
 
+/// The line that counts connections of sources beyond those that are told one by one.
+#[must_use]
+pub fn more_connections(kind: Kind, count: u64, told: usize) -> Event {
+    let plural = if count == 1 { "" } else { "s" };
+    let verb = verb(kind);
+    let message = format!(
+        "{verb} {count} more connection{plural} from sources beyond the {told} told one by one"
+    );
+    Event {
+        operation: Some(Operation::Connect),
+        ..of_many(kind, count, message)
+    }
+}
+
 fn of_many(kind: Kind, repeats: u64, message: String) -> Event {
     Event {
         kind,
@@ -432,14 +446,12 @@ impl Line<'_> {
                 Operation::Lookup | Operation::Connect | Operation::List,
                 Some(Setting::Allow) | None,
                 _,
-            ) => {
-                Some(match hint.allow {
-                    Origin::Default => format!("allow in [access] of {file}, or to EPMD_ALLOW"),
-                    Origin::File => format!("allow in [access] of {file}"),
-                    Origin::Environment => "EPMD_ALLOW".into(),
-                    Origin::CommandLine => "-allow".into(),
-                })
-            }
+            ) => Some(match hint.allow {
+                Origin::Default => format!("allow in [access] of {file}, or to EPMD_ALLOW"),
+                Origin::File => format!("allow in [access] of {file}"),
+                Origin::Environment => "EPMD_ALLOW".into(),
+                Origin::CommandLine => "-allow".into(),
+            }),
             _ => None,
         }
     }

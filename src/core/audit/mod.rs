@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 
 pub use escape::{escape, escape_again, escape_json, escape_name, escape_note, toml_string};
 pub use event::{Event, Kind};
-pub use message::{Hint, Origin};
+pub use message::{Hint, Origin, more_connections};
 
 use crate::core::outcome::{Operation, Outcome, Reason, Verdict};
 use crate::core::slots::Source;
@@ -174,7 +174,12 @@ impl Audit {
         }
         match (outcome.reason, outcome.verdict) {
             (Some(reason), Verdict::Answered | Verdict::Unknown) => {
-                self.count(now, (Kind::WouldRefuse, Some(reason)), (outcome, times), tell);
+                self.count(
+                    now,
+                    (Kind::WouldRefuse, Some(reason)),
+                    (outcome, times),
+                    tell,
+                );
             }
             (Some(reason), Verdict::Refused | Verdict::Failed | Verdict::Taken) => {
                 self.count(now, (Kind::Refused, Some(reason)), (outcome, times), tell);
@@ -188,15 +193,6 @@ impl Audit {
                 self.lookup(now, outcome, tell);
             }
             (None, _) => {}
-        }
-    }
-
-    /// Takes refusals whose sources nobody knows: they are summed up with those that fell out of the table.
-    pub fn record_beyond(&mut self, now: Duration, kind: Kind, count: u64) {
-        self.beyond.add_count(kind, count);
-        if count > 0 {
-            let due = now.saturating_add(self.policy.window);
-            self.overflow_due.get_or_insert(due);
         }
     }
 

@@ -176,15 +176,10 @@ impl Beyond {
     /// What is counted apart.
     pub(super) const KINDS: [Kind; 3] = [Kind::Refused, Kind::WouldRefuse, Kind::Taken];
 
-    /// Adds so many.
-    pub(super) fn add_count(&mut self, kind: Kind, count: u64) {
-        let place = self.place(kind);
-        *place = place.saturating_add(count);
-    }
-
     /// Adds what a row has untold.
     pub(super) fn add(&mut self, row: &Row) {
-        self.add_count(row.kind, row.untold);
+        let count = self.place(row.kind);
+        *count = count.saturating_add(row.untold);
     }
 
     /// Takes out what is counted of one kind.

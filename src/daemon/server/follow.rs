@@ -114,7 +114,10 @@ async fn hear(server: &Server, reports: OwnedReadHalf, is_guard: &mut bool) -> i
     loop {
         text.clear();
         let most = u64::try_from(MAX_REPORT).unwrap_or(u64::MAX);
-        (&mut reports).take(most).read_until(b'\n', &mut text).await?;
+        (&mut reports)
+            .take(most)
+            .read_until(b'\n', &mut text)
+            .await?;
         if text.last() != Some(&b'\n') {
             return Ok(()); // its end, or no end of a line
         }

@@ -98,7 +98,8 @@ impl State {
     /// The end of every request.
     pub(super) fn conclude(&mut self, outcome: &Outcome<'_>) {
         if (outcome.operation, outcome.verdict) == (Operation::Stop, Verdict::Answered) {
-            self.followers.tell(|| released(outcome.node.unwrap_or_default()));
+            self.followers
+                .tell(|| released(outcome.node.unwrap_or_default()));
         }
         self.books.conclude(&self.desk, outcome);
     }
