@@ -279,6 +279,7 @@ pub const KEYS: &[Key] = &[
         option: None,
         variable: None,
         brief: "Ports that `epmd -guard` guards whether a node is registered with them or not.",
+        example: "[\"9100-9109\"]",
         slot: &field!(Field, guard, guard::shown),
     },
 ];
