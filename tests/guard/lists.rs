@@ -228,7 +228,15 @@ fn ports_of_the_file_are_guarded_before_a_node_registers_and_refused_where_other
     fs::write(guard.config(), &config).unwrap();
     let node = Stand::up(&api, &service, "api", "0.0.0.0:9107");
     until_met(&stranger, node.at(api.v4()), Met::Reset);
-    event(&guard, |e| e["node"] == "api");
+    // What came before, to no node, is in a line of its own.
+    wait_for("an event with its name", || {
+        assert_eq!(meet(&stranger, node.at(api.v4())), Met::Reset);
+        guard
+            .events()
+            .iter()
+            .any(|e| e["node"] == "api")
+            .then_some(())
+    });
 }
 
 #[test]

@@ -377,10 +377,19 @@ impl<'a> Keeper<'a> {
                 return;
             }
         };
+        let full = counts.full;
         self.tell(counts);
+        if full && !looks {
+            self.next_look = self.next_look.min(Instant::now() + READ_EVERY * 2);
+        }
         if looks {
             // All of a large table takes nft a while, which is to cost little of a core.
-            self.next_look = Instant::now() + LOOK_EVERY.max(begin.elapsed() * 50);
+            self.next_look = Instant::now()
+                + match full {
+                    // What is beyond the sets is in the counter alone, which comes with it.
+                    true => READ_EVERY * 2,
+                    false => LOOK_EVERY.max(begin.elapsed() * 50),
+                };
             if seal == self.seal {
                 self.compare();
             } else {

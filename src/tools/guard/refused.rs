@@ -25,7 +25,7 @@ pub(super) struct Counts {
     /// Of all, where that was listed as well.
     pub(super) total: Option<u64>,
     /// Whether a set has no room for more.
-    full: bool,
+    pub(super) full: bool,
 }
 
 impl Counts {
