@@ -135,6 +135,7 @@ impl Telling {
                 reason: Some(reason),
                 setting,
                 since: None,
+                holder: None,
             };
             self.count(reason, *count);
             let of = Source::of(*source);
