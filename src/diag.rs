@@ -31,6 +31,8 @@ pub struct Listening {
     pub inode: u64,
     /// Whose it is; `None` where the kernel does not say, or not to this user namespace.
     pub uid: Option<u32>,
+    /// Whether it takes IPv6 alone (IPV6_V6ONLY); false for one of IPv4.
+    pub only_ipv6: bool,
 }
 
 /// A socket with two ends.
@@ -71,6 +73,8 @@ pub enum State {
     Lingers,
 }
 
+/// Asks for every port.
+const ANY: u16 = 0;
 /// `SOCK_DIAG_BY_FAMILY`, linux/sock_diag.h.
 const BY_FAMILY: u16 = 20;
 /// `TCP_LISTEN` as a bit among states, and as a state.
@@ -93,6 +97,14 @@ const PATIENCE: i64 = 2;
 pub fn listening_on(port: u16) -> io::Result<Vec<Listening>> {
     let sight = Sight::own();
     all_on(port, 1_u32 << LISTEN, |found| listening(found, &sight))
+}
+
+/// All TCP sockets that listen, of both families.
+///
+/// # Errors
+/// As [`listening_on`].
+pub fn all_listening() -> io::Result<Vec<Listening>> {
+    listening_on(ANY)
 }
 
 /// All sockets that have this TCP port as their own. Those that are bound and do nothing, kernels before
@@ -319,6 +331,11 @@ fn question_for(near: SocketAddr, far: SocketAddr, number: u32) -> Vec<u8> {
     bytes
 }
 
+/// The length of a `struct inet_diag_msg`.
+const MESSAGE: usize = 72;
+/// `INET_DIAG_SKV6ONLY`, linux/inet_diag.h.
+const ONLY_IPV6: u16 = 11;
+
 /// The length of a question.
 const LENGTH: usize = 72;
 
@@ -356,7 +373,8 @@ fn read<T>(
                 return Err(io::Error::from_raw_os_error(number.saturating_neg()));
             }
             _ => {
-                let found = found(body).filter(|found| found.ends.0.port() == port);
+                let is_asked_for = |found: &Found| port == ANY || found.ends.0.port() == port;
+                let found = found(body).filter(is_asked_for);
                 all.extend(found.as_ref().and_then(&seen));
             }
         }
@@ -391,6 +409,7 @@ struct Found {
     ends: (SocketAddr, SocketAddr),
     uid: u32,
     inode: u32,
+    only_ipv6: bool,
 }
 
 fn found(body: &[u8]) -> Option<Found> {
@@ -400,7 +419,22 @@ fn found(body: &[u8]) -> Option<Found> {
         ends: ends(body)?,
         uid: word(64)?,
         inode: word(68)?,
+        only_ipv6: attribute(body, ONLY_IPV6).is_some_and(|value| value != [0]),
     })
+}
+
+/// The value of an attribute (`struct rtattr`) behind a `struct inet_diag_msg`.
+fn attribute(body: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut rest = body.get(MESSAGE..)?;
+    loop {
+        let (length, behind) = rest.split_first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes(*length));
+        let value = rest.get(4..length)?;
+        if u16::from_ne_bytes(*behind.first_chunk()?) == kind {
+            return Some(value);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// A socket that listens, where a message is of one.
@@ -409,6 +443,7 @@ fn listening(found: &Found, sight: &Sight) -> Option<Listening> {
         address: found.ends.0,
         inode: found.inode.into(),
         uid: sight.user(found.uid, found.inode),
+        only_ipv6: found.only_ipv6,
     })
 }
 
@@ -577,6 +612,33 @@ mod tests {
             let other = SocketAddr::new(near.ip(), near.port() ^ 1);
             assert!(!asker.is_there(other, far).unwrap(), "{any}");
             assert!(!asker.is_there(far, other).unwrap(), "{any}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_tells_which_families_a_socket_takes() {
+        let mut sockets = Vec::new();
+        for (only, v6) in [(false, true), (true, true), (false, false)] {
+            let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+            let Ok(socket) = socket2::Socket::new(domain, socket2::Type::STREAM, None) else {
+                continue; // there is no IPv6
+            };
+            if v6 {
+                socket.set_only_v6(only).unwrap();
+            }
+            let any: IpAddr = match v6 {
+                true => Ipv6Addr::UNSPECIFIED.into(),
+                false => Ipv4Addr::UNSPECIFIED.into(),
+            };
+            socket.bind(&SocketAddr::new(any, 0).into()).unwrap();
+            socket.listen(1).unwrap();
+            let listener = TcpListener::from(socket);
+            sockets.push((listener.local_addr().unwrap(), only, listener));
+        }
+        let all = all_listening().unwrap();
+        for (address, only, _listener) in &sockets {
+            let found = all.iter().find(|l| l.address == *address);
+            assert_eq!(found.map(|l| l.only_ipv6), Some(*only), "{address}");
         }
     }
 

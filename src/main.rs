@@ -15,7 +15,7 @@ use hardened_epmd::daemon::takeover::{self, Force};
 use hardened_epmd::daemon::{self, FromMain};
 use hardened_epmd::exit::{Exit, complain, print};
 use hardened_epmd::sys;
-use hardened_epmd::tools::{client, control, doctor, mesh, refused, watch};
+use hardened_epmd::tools::{client, control, doctor, guard, mesh, refused, watch};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -118,6 +118,11 @@ fn run(first_thread: Option<FirstThread>) -> Exit {
         },
         Command::Status { json } => control::status(&sources.control(), json),
         Command::Refused { since, json } => refused::run(since.as_deref(), json),
+        Command::Guard(mode) => {
+            guard::run(sources, |settings| ToATool::without_page(settings, mode))
+        }
+        Command::CheckGuard => guard::check(&sources),
+        Command::PrintGuard => guard::print_rules(&sources),
         Command::Help => print(&config::help()),
         Command::Version => print(&config::version()),
     }

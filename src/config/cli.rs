@@ -86,6 +86,12 @@ pub enum Command {
         /// `-json`.
         json: bool,
     },
+    /// `-guard`: keep the rules for the nodes' own ports.
+    Guard(Mode),
+    /// `-guard -check`: whether they are in force.
+    CheckGuard,
+    /// `-guard -print`: the rules, for `nft -f`.
+    PrintGuard,
     /// `-started`.
     Started,
     /// `-dump`.
@@ -308,6 +314,7 @@ fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError
     };
     let json = with("json", &["doctor", "status", "refused"])?;
     with("since", &["refused"])?;
+    let (check, print) = (with("check", &["guard"])?, with("print", &["guard"])?);
     with("proto_dist", &["doctor", "watch"])?;
     let mesh = with("mesh", &["doctor"])?;
     if matches.opt_present("via") && !mesh {
@@ -355,6 +362,22 @@ fn command(matches: &Matches, raw: &Raw<'_>) -> Result<Command, CommandLineError
         "refused" => Command::Refused {
             since: matches.opt_strs("since").pop(),
             json,
+        },
+        "guard" => match (check, print) {
+            (false, false) => match mode(matches)? {
+                Mode::Daemon => {
+                    let text = "\"-guard\" does not go into the background; expected it with \"-systemd\", in a unit of its own";
+                    return Err(CommandLineError::new(text));
+                }
+                mode => Command::Guard(mode),
+            },
+            (true, false) => Command::CheckGuard,
+            (false, true) => Command::PrintGuard,
+            (true, true) => {
+                return Err(CommandLineError::new(
+                    "\"-check\" and \"-print\" exclude each other; expected one",
+                ));
+            }
         },
         "names" => Command::Names,
         "started" => Command::Started,
@@ -609,6 +632,21 @@ mod tests {
             Command::CheckConfig
         );
         assert_eq!(command_of(&["-help", "-d"]), Command::Help);
+    }
+
+    #[test]
+    fn the_guard_runs_checks_or_prints() {
+        for (args, command) in [
+            (&["-guard"][..], Command::Guard(Mode::Foreground)),
+            (&["-systemd", "-guard"], Command::Guard(Mode::Systemd)),
+            (&["-guard", "-check"], Command::CheckGuard),
+            (&["-print", "-guard"], Command::PrintGuard),
+        ] {
+            assert_eq!(command_of(args), command, "{args:?}");
+        }
+        assert!(reason(&["-guard", "-check", "-print"]).contains("exclude each other"));
+        assert!(reason(&["-guard", "-daemon"]).contains("systemd"));
+        assert!(reason(&["-check"]).contains("expected it with \"-guard\""));
     }
 
     #[test]

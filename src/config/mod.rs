@@ -11,12 +11,14 @@ mod control;
 mod coverage;
 mod diagnostic;
 mod file;
+mod guard;
 mod keys;
 mod mistakes;
 mod names;
 mod nets;
 mod options;
 mod places;
+mod ports;
 mod read;
 mod said;
 mod settings;
@@ -44,6 +46,7 @@ pub use self::diagnostic::{Errors, Problem};
 pub use self::names::{Hold, Names, Users};
 pub use self::options::{OPTIONS, OptionSpec, Section, help, options_markdown, usage, version};
 pub use self::places::{Place, Places};
+pub use self::ports::Ports;
 pub use self::settings::{
     Audit, DEFAULT_CONNECTIONS, DEFAULT_FILE, DEFAULT_PER_SOURCE, DEFAULT_PORT,
     DEFAULT_REGISTRATIONS, DEFAULT_REQUEST_TIMEOUT, DEFAULT_WINDOW, Format, Limits, Settings,

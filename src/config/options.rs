@@ -216,6 +216,27 @@ pub const OPTIONS: &[OptionSpec] = &[
         stock: false,
     },
     OptionSpec {
+        name: "check",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Regular,
+        brief: "With -guard: say whether the rules in force are what they should be, and how many \
+                connections they turned away.",
+        more: "Status 0 if they are, 1 if not.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "print",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Regular,
+        brief: "With -guard: print the rules as they should be now, for `nft -f`.",
+        more: "",
+        stock: false,
+    },
+    OptionSpec {
         name: "packet_timeout",
         short: None,
         value: Some("Seconds"),
@@ -351,6 +372,19 @@ pub const OPTIONS: &[OptionSpec] = &[
         section: Section::Interactive,
         brief: "Print who was refused, from journald: a line for each source.",
         more: "With -json a JSON object for each.",
+        stock: false,
+    },
+    OptionSpec {
+        name: "guard",
+        short: None,
+        value: None,
+        operands: None,
+        section: Section::Interactive,
+        brief: "Keep nftables' rules for the nodes' own ports in step with the running epmd: who may look \
+                a node up may connect to it, nobody else.",
+        more: "Runs on until it is ended, which takes the rules away. Needs CAP_NET_ADMIN and nft, and \
+               the right to ask the daemon: root's, or its user's. With -systemd as the unit \
+               hardened-epmd-guard.service.",
         stock: false,
     },
     OptionSpec {
@@ -523,7 +557,7 @@ mod tests {
         assert!(usage.contains("\n       epmd [-d|-debug] [-port No] [-names|-started|"));
         assert!(usage.contains(
             "\n       epmd [Option...] [-check_config|-doctor [Node@Host[:Port] ...]]\n\
-             \x20      epmd [Option...] [-watch|-status|-refused|-help|-version]\n"
+             \x20      epmd [Option...] [-watch|-status|-refused|-guard|-help|-version]\n"
         ));
         assert!(usage.contains("\nRegular options\n    -d\n    -debug\n        Tell every"));
         assert!(usage.contains("\nDbgExtra options\n    -packet_timeout Seconds\n"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::names::Names;
 use super::places::Places;
+use super::ports::Ports;
 use super::watch::Watch;
 use crate::core::access::Rules;
 use crate::core::audit::{Hint, Origin, Policy};
@@ -57,6 +58,8 @@ pub struct Settings {
     pub watch: Watch,
     /// Where the control socket is.
     pub control: Control,
+    /// Ports that the guard guards whether a node is registered with them or not.
+    pub guard: Ports,
     /// Allow STOP_REQ, and KILL_REQ while names are registered.
     pub relaxed_command_check: bool,
     /// Wait this long before each accept (stock's test of a busy server).
@@ -87,6 +90,7 @@ impl Default for Settings {
             metrics: None,
             watch: Watch::default(),
             control: Control::Default,
+            guard: Ports::default(),
             relaxed_command_check: false,
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,

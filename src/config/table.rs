@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::control::Control;
+use super::guard;
 use super::mistakes::Mistakes;
 use super::options::OPTIONS;
 use super::said;
@@ -290,6 +291,14 @@ pub const KEYS: &[Key] = &[
         brief: "Where epmd -status asks the daemon, or \"none\"; its folder may be nobody else's to write to.",
         example: "\"/var/lib/app/epmd/control.sock\"",
         slot: &field!(Field, control, Control::said),
+    },
+    Key {
+        path: "guard.ports",
+        option: None,
+        variable: None,
+        brief: "Ports that `epmd -guard` guards whether a node is registered with them or not.",
+        example: "[\"9100-9109\"]",
+        slot: &field!(Field, guard, guard::shown),
     },
 ];
 

@@ -234,7 +234,7 @@ fn every_mistake_of_one_file_is_told_in_one_run() {
              format = \"xml\"\n\
              window = \"2 days\"\n\
              lookups = 1\n"),
-        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, control, metrics, watch
+        r#"epmd: FILE:1:1: unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, control, metrics, guard, watch
     lisen = ["10.0.3.5"]
     ^
 epmd: FILE:2:8: port is a string; expected a whole number from 0 to 65535, such as port = 4369
@@ -1012,7 +1012,7 @@ fn the_clients_port() {
     );
     let half = folder.file("half.toml", "port = 7\nbogus = 1\n");
     let warning = format!(
-        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, control, metrics, watch; asking port 7"
+        "epmd: warning: {half}:2:1: unknown key \"bogus\"; expected one of listen, port, access, names, limits, audit, control, metrics, guard, watch; asking port 7"
     );
     assert_eq!(port(&["-config", &half], &[]), (7, Some(warning)));
     let none = folder.path("none.toml");
@@ -1067,6 +1067,7 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          watch.after: 2 [default]\n\
          watch.metrics: nowhere [default]\n\
          control.socket: /run/epmd/control.sock (as systemd's service, in its own folder) [default]\n\
+         guard.ports: none but those that nodes are registered with [default]\n\
          relaxed_command_check: false [default]\n"
     );
     let folder = Folder::new();
@@ -1117,6 +1118,7 @@ fn what_is_in_force_is_shown_and_who_said_it() {
          watch.after: 2 [default]\n\
          watch.metrics: nowhere [default]\n\
          control.socket: /run/epmd/control.sock (as systemd's service, in its own folder) [default]\n\
+         guard.ports: none but those that nodes are registered with [default]\n\
          relaxed_command_check: true [ERL_EPMD_RELAXED_COMMAND_CHECK]\n\
          delay_accept: 3s [-delay_accept]\n\
          debug: 2 [-debug]\n"

@@ -150,7 +150,7 @@ impl Rules {
             };
         }
         let admitting = match operation {
-            Operation::Lookup => node
+            Operation::Lookup | Operation::Connect => node
                 .and_then(|name| self.nodes.get(name))
                 .unwrap_or(&self.allow),
             Operation::List => self.list.as_ref().unwrap_or(&self.allow),
@@ -186,11 +186,13 @@ impl Rules {
     #[must_use]
     pub fn setting(&self, operation: Operation, node: Option<&[u8]>) -> Option<Setting> {
         match operation {
-            Operation::Lookup if node.is_some_and(|name| self.nodes.contains_key(name)) => {
+            Operation::Lookup | Operation::Connect
+                if node.is_some_and(|name| self.nodes.contains_key(name)) =>
+            {
                 Some(Setting::Node)
             }
             Operation::List if self.list.is_some() => Some(Setting::List),
-            Operation::Lookup | Operation::List => Some(Setting::Allow),
+            Operation::Lookup | Operation::Connect | Operation::List => Some(Setting::Allow),
             _ => None,
         }
     }

@@ -20,10 +20,17 @@ impl Counters {
     /// Counts one request's end.
     pub fn count(&self, outcome: &Outcome<'_>) {
         let operation = outcome.operation as usize;
-        add_one(cell(&self.requests, operation, outcome.verdict as usize));
+        add(cell(&self.requests, operation, outcome.verdict as usize), 1);
         if let (Verdict::Refused, Some(reason)) = (outcome.verdict, outcome.reason) {
-            add_one(cell(&self.refused, operation, reason as usize));
+            add(cell(&self.refused, operation, reason as usize), 1);
         }
+    }
+
+    /// Counts refusals that something else has counted: the guard's.
+    pub fn add_refused(&self, operation: Operation, reason: Reason, count: u64) {
+        let (row, verdict) = (operation as usize, Verdict::Refused as usize);
+        add(cell(&self.requests, row, verdict), count);
+        add(cell(&self.refused, row, reason as usize), count);
     }
 
     /// Takes down how many names are registered.
@@ -65,9 +72,9 @@ fn cell<const N: usize>(table: &[[AtomicU64; N]], row: usize, column: usize) -> 
     table.get(row)?.get(column)
 }
 
-fn add_one(cell: Option<&AtomicU64>) {
+fn add(cell: Option<&AtomicU64>, count: u64) {
     if let Some(cell) = cell {
-        cell.fetch_add(1, Ordering::Relaxed);
+        cell.fetch_add(count, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::audit::Event;
+
 /// How much a note matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -62,6 +64,8 @@ impl Reach {
 pub trait Lent<S>: Send + Sync {
     /// Tells a line of the tool's own.
     fn note(&self, level: Level, text: String);
+    /// Tells a line of the audit.
+    fn refused(&self, event: Event);
     /// Tells that a node can't be reached any more, or can again.
     fn tell(&self, reach: Reach);
     /// Goes by these settings from now on, as far as they say how lines are written and where the page is

@@ -8,6 +8,7 @@ pub mod access;
 pub mod audit;
 pub mod counters;
 pub mod desk;
+pub mod follow;
 pub mod holds;
 pub mod lent;
 pub mod names;

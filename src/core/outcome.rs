@@ -21,6 +21,8 @@ pub enum Operation {
     Kill,
     /// `STOP_REQ`: release this name.
     Stop,
+    /// No request to epmd: a connection to a node's own port, which the guard turned away.
+    Connect,
     /// Bytes that are no request.
     Invalid,
     /// Nothing: closed, timed out or closed to make room before a whole request had come.
@@ -29,13 +31,14 @@ pub enum Operation {
 
 impl Operation {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Lookup,
         Self::List,
         Self::Register,
         Self::Dump,
         Self::Kill,
         Self::Stop,
+        Self::Connect,
         Self::Invalid,
         Self::None,
     ];
@@ -50,6 +53,7 @@ impl Operation {
             Self::Dump => "dump",
             Self::Kill => "kill",
             Self::Stop => "stop",
+            Self::Connect => "connect",
             Self::Invalid => "invalid",
             Self::None => "none",
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::core::audit::{escape_again, escape_name};
+use crate::core::follow::Guard;
 
 /// Where the socket is, unless systemd gave the daemon another folder of its own.
 pub const CONTROL_SOCKET: &str = "/run/epmd/control.sock";
@@ -53,6 +54,9 @@ pub struct Status {
     pub settings: InForce,
     /// Peers from elsewhere that were answered, at most [`MAX_ANSWERED`] of them.
     pub answered: Vec<IpAddr>,
+    /// How the guard of the distribution ports is, where one follows the daemon.
+    #[serde(default)]
+    pub guard: Option<Guard>,
 }
 
 /// Of so many peers it is remembered that they were answered.
@@ -245,6 +249,9 @@ impl fmt::Display for Status {
         )?;
         let listening = escape_again(&self.listening.join(", "));
         writeln!(f, "listening on {listening}")?;
+        if let Some(guard) = &self.guard {
+            writeln!(f, "guard: {guard}")?;
+        }
         for (name, of) in [
             ("connections", self.limits.connections),
             ("registrations", self.limits.registrations),
@@ -408,6 +415,7 @@ mod tests {
                 text: "file: none\n".into(),
             },
             answered: vec![],
+            guard: None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! The control socket: what the daemon says of itself, to root and to its own user.
 //!
-//! One request, one JSON answer, nothing that changes anything. Where the socket can't be had the
-//! daemon says so and goes on; a live daemon's socket is left alone, a dead one's is replaced. Who
-//! sends nothing, or nonsense, has a few seconds and a few slots, and holds nobody up. Bound by
+//! One request, one JSON answer, nothing that changes anything; who asks to follow is handed on. Where the
+//! socket can't be had the daemon says so and goes on; a live daemon's socket is left alone, a dead one's is
+//! replaced. Who sends nothing, or nonsense, has a few seconds and a few slots, and holds nobody up. Bound by
 //! `start`, served by `server`.
 
 use std::collections::HashMap;
@@ -21,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::core::follow::FOLLOW_REQUEST;
 use crate::core::slots::{self, Entry, Slots};
 use crate::core::status::{STATUS_REQUEST, Status, is_everybodys};
 use crate::daemon::log::{Level, Log};
@@ -111,20 +112,25 @@ fn have_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers for ever, with what `status` makes for each question.
-pub(super) async fn answer(
+/// Answers for ever: with what `status` makes for each question, and by handing who asks to follow to
+/// `follow`.
+pub(super) async fn answer<F: Future<Output = ()> + Send>(
     listener: UnixListener,
     log: Log,
     status: impl Fn() -> Status + Clone + Send + 'static,
+    follow: impl Fn(UnixStream) -> F + Clone + Send + 'static,
 ) {
     let clients = Arc::new(Clients::default());
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                let status = status.clone();
+                let (status, follow) = (status.clone(), follow.clone());
                 clients.serve(move |asked| async move {
                     // A client that goes away, or takes too long, has itself to thank.
-                    let _ = timeout(PATIENCE, serve(client, asked, status)).await;
+                    let served = timeout(PATIENCE, serve(client, asked, status)).await;
+                    if let Ok(Ok(Some(follower))) = served {
+                        follow(follower).await;
+                    }
                 });
             }
             Err(error) => {
@@ -181,25 +187,31 @@ impl Clients {
     }
 }
 
-/// One request, one answer.
+/// One request, one answer. Gives a client back that asks to follow.
 async fn serve(
     mut client: UnixStream,
     asked: Asked,
     status: impl Fn() -> Status,
-) -> io::Result<()> {
+) -> io::Result<Option<UnixStream>> {
     let who = client.peer_cred()?.uid();
     if who != 0 && who != nix::unistd::geteuid().as_raw() {
         return Err(ErrorKind::PermissionDenied.into());
     }
+    // Both requests have one length.
     let mut request = [0; STATUS_REQUEST.len()];
     client.read_exact(&mut request).await?;
+    if request == FOLLOW_REQUEST {
+        asked();
+        return Ok(Some(client));
+    }
     if request != STATUS_REQUEST {
         return Err(ErrorKind::InvalidData.into());
     }
     asked();
     let mut answer = serde_json::to_vec(&status())?;
     answer.push(b'\n');
-    client.write_all(&answer).await
+    client.write_all(&answer).await?;
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -234,6 +246,7 @@ mod tests {
                 ..InForce::default()
             },
             answered: vec![],
+            guard: None,
         }
     }
 
@@ -321,7 +334,7 @@ mod tests {
         });
         runtime.block_on(async {
             let socket = UnixListener::from_std(bound).unwrap();
-            let serving = tokio::spawn(answer(socket, log, status));
+            let serving = tokio::spawn(answer(socket, log, status, |_| async {}));
             while !client.is_finished() {
                 sleep(Duration::from_millis(5)).await;
             }

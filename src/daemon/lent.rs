@@ -11,6 +11,7 @@ use super::exporter::Exporter;
 use super::log::Log;
 use super::systemd::Notifier;
 use crate::config::{Mode, Settings};
+use crate::core::audit::Event;
 use crate::core::lent::{Lent, Level, Page, Reach};
 
 /// What is lent to one tool.
@@ -18,7 +19,8 @@ use crate::core::lent::{Lent, Level, Page, Reach};
 pub struct ToATool {
     log: Log,
     notifier: Notifier,
-    page: Served,
+    /// Nothing, for a tool that has none.
+    page: Option<Served>,
 }
 
 /// A page, and where it is served according to which key.
@@ -44,12 +46,22 @@ impl ToATool {
         Self {
             log: Log::start(settings.audit.format, mode),
             notifier: Notifier::new(mode == Mode::Systemd),
-            page: Served {
+            page: Some(Served {
                 key,
                 place,
                 page,
                 exporter: Mutex::new(None),
-            },
+            }),
+        }
+    }
+
+    /// As [`Self::start`], for a tool without a page.
+    #[must_use]
+    pub fn without_page(settings: &Settings, mode: Mode) -> Self {
+        Self {
+            log: Log::start(settings.audit.format, mode),
+            notifier: Notifier::new(mode == Mode::Systemd),
+            page: None,
         }
     }
 }
@@ -59,13 +71,19 @@ impl Lent<Settings> for ToATool {
         self.log.note(level, text);
     }
 
+    fn refused(&self, event: Event) {
+        self.log.tell(event);
+    }
+
     fn tell(&self, reach: Reach) {
         self.log.tell_reach(reach);
     }
 
     fn follow(&self, settings: &Settings) {
         self.log.set_destination(settings.audit.format);
-        self.page.follow(settings, &self.log);
+        if let Some(page) = &self.page {
+            page.follow(settings, &self.log);
+        }
     }
 
     fn ready(&self, status: &str) {

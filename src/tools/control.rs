@@ -61,14 +61,17 @@ pub fn ask(control: &Control) -> Result<Vec<u8>, Unasked> {
     }
 }
 
-fn ask_at(path: &Path) -> Result<Vec<u8>, Unasked> {
-    let deadline = Instant::now() + PATIENCE;
+/// Connects to the daemon's control socket.
+///
+/// # Errors
+/// No daemon is there, or what is there is not to be believed.
+pub(super) fn connect(path: &Path) -> Result<UnixStream, Unasked> {
     let owner = owner_of_its_folder(path)?;
     let daemon = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Bounds the connect as well: where a queue is full the kernel waits for as long.
     daemon.set_write_timeout(Some(PATIENCE))?;
     daemon.connect(&SockAddr::unix(path)?)?;
-    let mut daemon = UnixStream::from(std::os::fd::OwnedFd::from(daemon));
+    let daemon = UnixStream::from(std::os::fd::OwnedFd::from(daemon));
     let who = getsockopt(&daemon, PeerCredentials).map_err(io::Error::from)?;
     if who.uid() != ROOT && who.uid() != owner {
         return Err(Unasked::NotTrusted(format!(
@@ -78,6 +81,12 @@ fn ask_at(path: &Path) -> Result<Vec<u8>, Unasked> {
             path.display()
         )));
     }
+    Ok(daemon)
+}
+
+fn ask_at(path: &Path) -> Result<Vec<u8>, Unasked> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut daemon = connect(path)?;
     daemon.write_all(STATUS_REQUEST)?;
     let mut answer = Vec::new();
     let mut chunk = [0; 64 * 1024];

@@ -8,6 +8,7 @@ mod call;
 pub mod client;
 pub mod control;
 pub mod doctor;
+pub mod guard;
 mod holders;
 pub mod mesh;
 pub mod refused;

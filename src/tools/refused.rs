@@ -17,8 +17,12 @@ use crate::core::audit::escape_again;
 use crate::core::status::{rfc3339, table};
 use crate::exit::{Exit, complain};
 
-/// The services whose entries are the daemon's.
-const UNITS: [&str; 2] = ["epmd.service", "hardened-epmd.service"];
+/// The services whose entries are the daemon's, or the guard's.
+const UNITS: [&str; 3] = [
+    "epmd.service",
+    "hardened-epmd.service",
+    "hardened-epmd-guard.service",
+];
 /// The user as which the service's unit runs it.
 const DAEMONS_USER: &str = "epmd";
 /// Of so many names at most a source's line tells each.
@@ -207,8 +211,8 @@ mod tests {
     fn entries_are_asked_for_by_what_the_sender_cannot_say() {
         assert_eq!(
             matches(&[0, 105].into()).join(" "),
-            "_SYSTEMD_UNIT=epmd.service _SYSTEMD_UNIT=hardened-epmd.service EPMD_EVENT=refused \
-             EPMD_EVENT=would_refuse + _COMM=epmd _UID=0 _UID=105 EPMD_EVENT=refused EPMD_EVENT=would_refuse"
+            "_SYSTEMD_UNIT=epmd.service _SYSTEMD_UNIT=hardened-epmd.service \
+             _SYSTEMD_UNIT=hardened-epmd-guard.service EPMD_EVENT=refused EPMD_EVENT=would_refuse + _COMM=epmd _UID=0 _UID=105 EPMD_EVENT=refused EPMD_EVENT=would_refuse"
         );
         assert!(trusted_users().contains(&0));
     }

@@ -15,6 +15,7 @@
 //! - `release`: what goes when it should: dead nodes, released names, old creations.
 //! - `names`: whose a name is, asked from inside the sandbox.
 //! - `few`: a store that holds much beside few descriptors.
+//! - `guard`: the guard of the nodes' own ports, as a unit of its own.
 //! - `junk`: a store that holds what makes no sense.
 //! - `load`: nodes that hold names, and lookups without a pause.
 //! - `watch`: the watch, as a unit of its own.
@@ -31,6 +32,7 @@ mod common;
 
 mod applications;
 mod few;
+mod guard;
 mod journal;
 mod junk;
 mod load;
@@ -203,12 +205,13 @@ impl Service<'_> {
     }
 
     /// The daemon's process, and that before it where it still ends; not the takeover's, which comes
-    /// between the two.
+    /// between the two, nor the guard's.
     fn daemons(&self) -> Vec<u32> {
         // What is just ending has no arguments any more.
         let is_daemon = |pid: &u32| {
             let arguments = process::arguments(*pid);
-            !arguments.is_empty() && arguments.iter().all(|it| it != "-takeover")
+            let is_other = |it: &String| it == "-takeover" || it == "-guard";
+            !arguments.is_empty() && !arguments.iter().any(is_other)
         };
         let mut all = self.services("epmd");
         all.retain(is_daemon);

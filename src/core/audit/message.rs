@@ -99,6 +99,7 @@ pub(super) fn of_row(
         user: uid.map(user),
         several_users: several && row.users_differ,
         holder: row.holder.map(user),
+        local_port: row.local_port,
         since: row.since.map(|since| {
             let now = started.checked_add(now).unwrap_or(started);
             time_of(since, now)
@@ -163,6 +164,20 @@ pub(super) fn overflow(kind: Kind, count: u64) -> Event {
     of_many(kind, count, message)
 }
 
+/// The line that counts connections of sources beyond those that are told one by one.
+#[must_use]
+pub fn more_connections(kind: Kind, count: u64, told: usize) -> Event {
+    let plural = if count == 1 { "" } else { "s" };
+    let verb = verb(kind);
+    let message = format!(
+        "{verb} {count} more connection{plural} from sources beyond the {told} told one by one"
+    );
+    Event {
+        operation: Some(Operation::Connect),
+        ..of_many(kind, count, message)
+    }
+}
+
 fn of_many(kind: Kind, repeats: u64, message: String) -> Event {
     Event {
         kind,
@@ -221,6 +236,8 @@ struct Line<'a> {
     several_users: bool,
     /// Whose the name is, where that is known.
     holder: Option<User<'a>>,
+    /// The port that it came to, where that is one.
+    local_port: Option<u16>,
     /// Since when the name is taken.
     since: Option<String>,
 }
@@ -265,13 +282,20 @@ impl Line<'_> {
             Operation::Dump => "dump",
             Operation::Kill => "kill",
             Operation::Stop => "stop",
+            Operation::Connect => "connection",
             Operation::Invalid => "invalid request",
             Operation::None => "connection",
         };
-        let of = match self.name {
-            Name::None => String::new(),
-            Name::One(name) => format!(" of \"{name}\""),
-            Name::Several => " of different names".into(),
+        let of = match (self.operation, self.name) {
+            (Operation::Connect, Name::One(name)) => format!(" to \"{name}\""),
+            (Operation::Connect, Name::Several) => " to different nodes".into(),
+            (_, Name::None) => String::new(),
+            (_, Name::One(name)) => format!(" of \"{name}\""),
+            (_, Name::Several) => " of different names".into(),
+        };
+        let of = match self.local_port {
+            Some(port) if self.operation == Operation::Connect => format!("{of} on port {port}"),
+            _ => of,
         };
         let (verb, peer) = (verb(self.kind), self.peer());
         format!("{verb} {what}{of} from {peer}: {}", self.why(reason, hint))
@@ -412,20 +436,22 @@ impl Line<'_> {
     fn admitting(&self, hint: &Hint) -> Option<String> {
         let file = file(hint);
         match (self.operation, self.setting, self.name) {
-            (Operation::Lookup, Some(Setting::Node), Name::One(name)) => {
+            (Operation::Lookup | Operation::Connect, Some(Setting::Node), Name::One(name)) => {
                 Some(format!("allow in [access.node.{}] of {file}", key(name)))
             }
             (Operation::List, Some(Setting::List), _) => {
                 Some(format!("list in [access] of {file}"))
             }
-            (Operation::Lookup | Operation::List, Some(Setting::Allow) | None, _) => {
-                Some(match hint.allow {
-                    Origin::Default => format!("allow in [access] of {file}, or to EPMD_ALLOW"),
-                    Origin::File => format!("allow in [access] of {file}"),
-                    Origin::Environment => "EPMD_ALLOW".into(),
-                    Origin::CommandLine => "-allow".into(),
-                })
-            }
+            (
+                Operation::Lookup | Operation::Connect | Operation::List,
+                Some(Setting::Allow) | None,
+                _,
+            ) => Some(match hint.allow {
+                Origin::Default => format!("allow in [access] of {file}, or to EPMD_ALLOW"),
+                Origin::File => format!("allow in [access] of {file}"),
+                Origin::Environment => "EPMD_ALLOW".into(),
+                Origin::CommandLine => "-allow".into(),
+            }),
             _ => None,
         }
     }
@@ -510,7 +536,7 @@ mod tests {
             reason: Some(reason),
             setting,
             name: match operation {
-                Operation::Lookup | Operation::Register | Operation::Stop => Name::One("wg_man"),
+                O::Lookup | O::Register | O::Stop | O::Connect => Name::One("wg_man"),
                 _ => Name::None,
             },
             peer: [203, 0, 113, 9].into(),
@@ -519,6 +545,7 @@ mod tests {
             user: None,
             several_users: false,
             holder: None,
+            local_port: Some(9100),
             since: None,
         }
     }

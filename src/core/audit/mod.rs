@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 
 pub use escape::{escape, escape_again, escape_json, escape_name, escape_note, toml_string};
 pub use event::{Event, Kind};
-pub use message::{Hint, Origin};
+pub use message::{Hint, Origin, more_connections};
 
 use crate::core::outcome::{Operation, Outcome, Reason, Verdict};
 use crate::core::slots::Source;
@@ -153,18 +153,40 @@ impl Audit {
     /// everywhere else. A name that is taken is one without. The caller leaves out a connection that asked nothing (closed, timed out) if
     /// its peer may ask (`Rules::may_ask`): a health check is no event.
     pub fn record(&mut self, now: Duration, outcome: &Outcome<'_>, tell: &mut impl FnMut(Event)) {
+        self.record_times(now, outcome, 1, tell);
+    }
+
+    /// As [`Self::record`], of an outcome that came so many times: where something else has counted. Does
+    /// nothing for none.
+    pub fn record_times(
+        &mut self,
+        now: Duration,
+        outcome: &Outcome<'_>,
+        times: u64,
+        tell: &mut impl FnMut(Event),
+    ) {
+        if times == 0 {
+            return;
+        }
         // The caller's timer may be late under load; windows end in time all the same.
         if self.next_due().is_some_and(|due| due <= now) {
             self.due(now, tell);
         }
         match (outcome.reason, outcome.verdict) {
             (Some(reason), Verdict::Answered | Verdict::Unknown) => {
-                self.count(now, (Kind::WouldRefuse, Some(reason)), outcome, tell);
+                self.count(
+                    now,
+                    (Kind::WouldRefuse, Some(reason)),
+                    (outcome, times),
+                    tell,
+                );
             }
             (Some(reason), Verdict::Refused | Verdict::Failed | Verdict::Taken) => {
-                self.count(now, (Kind::Refused, Some(reason)), outcome, tell);
+                self.count(now, (Kind::Refused, Some(reason)), (outcome, times), tell);
             }
-            (None, Verdict::Taken) => self.count(now, (Kind::Taken, None), outcome, tell),
+            (None, Verdict::Taken) => {
+                self.count(now, (Kind::Taken, None), (outcome, times), tell);
+            }
             (None, Verdict::Answered | Verdict::Unknown)
                 if self.policy.lookups && outcome.operation == Operation::Lookup =>
             {
@@ -262,16 +284,17 @@ impl Audit {
         &mut self,
         now: Duration,
         what: (Kind, Option<Reason>),
-        outcome: &Outcome<'_>,
+        (outcome, times): (&Outcome<'_>, u64),
         tell: &mut impl FnMut(Event),
     ) {
         let (beyond, window) = (&mut self.beyond, self.policy.window);
         let Some((row, told, site)) = self.table.row(now, window, what, outcome, beyond) else {
             return; // there is always one
         };
-        row.count(now, outcome);
-        // With more than one untold, the row waits for its window or for budget already.
-        if row.untold == 1 {
+        let waits = row.untold > 0;
+        row.count(now, outcome, times);
+        // With some untold before, the row waits for its window or for budget already.
+        if !waits {
             let ends = row.due(self.policy.window);
             if row.told_at.is_some() && now < ends {
                 self.rows_due = earlier(self.rows_due, ends);
@@ -286,6 +309,9 @@ impl Audit {
                         &self.users,
                         &self.policy.hint,
                     ));
+                    if row.untold > 0 {
+                        self.rows_due = earlier(self.rows_due, row.due(self.policy.window));
+                    }
                 } else {
                     self.rows_due = earlier(self.rows_due, Budget::renewed(now));
                 }

@@ -64,6 +64,8 @@ pub(super) struct Row {
     pub(super) port: u16,
     /// Of the latest.
     pub(super) local: IpAddr,
+    /// The port that all that is untold came to; `None` where that are several.
+    pub(super) local_port: Option<u16>,
     pub(super) first: Duration,
     pub(super) last: Duration,
     pub(super) total: u64,
@@ -95,6 +97,7 @@ impl Row {
             holder: None,
             port: 0,
             local: outcome.ends.local().ip(),
+            local_port: None,
             first: now,
             last: now,
             total: 0,
@@ -108,8 +111,8 @@ impl Row {
         self.has_name.then_some(&self.name)
     }
 
-    /// Counts one refusal. Allocates only where a name is longer than all before it.
-    pub(super) fn count(&mut self, now: Duration, outcome: &Outcome<'_>) {
+    /// Counts so many refusals. Allocates only where a name is longer than all before it.
+    pub(super) fn count(&mut self, now: Duration, outcome: &Outcome<'_>, times: u64) {
         let node = outcome.node.map(kept);
         let peer = outcome.ends.peer().ip();
         let same_peer = self.peer == peer;
@@ -117,11 +120,14 @@ impl Row {
         let same_setting = self.setting == outcome.setting;
         let same_user = self.uid == outcome.ends.uid();
         let begins = self.untold == 0;
+        let local_port = Some(outcome.ends.local().port());
         self.names_differ = !begins && (self.names_differ || !same_name);
         self.settings_differ = !begins && (self.settings_differ || !same_setting);
         self.peers_differ = !begins && (self.peers_differ || !same_peer);
         self.peers_ever_differed |= !same_peer;
         self.users_differ = !begins && (self.users_differ || !same_user);
+        let same_port = begins || self.local_port == local_port;
+        self.local_port = local_port.filter(|_| same_port);
         self.peer = peer;
         self.uid = outcome.ends.uid();
         self.since = outcome.since;
@@ -135,8 +141,8 @@ impl Row {
         self.port = outcome.ends.peer().port();
         self.local = outcome.ends.local().ip();
         self.last = now;
-        self.total = self.total.saturating_add(1);
-        self.untold = self.untold.saturating_add(1);
+        self.total = self.total.saturating_add(times);
+        self.untold = self.untold.saturating_add(times);
     }
 
     /// When what is untold has to be told: at the end of the window, or at once where it begins none.

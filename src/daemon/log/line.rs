@@ -121,7 +121,8 @@ pub(super) fn emit_event(event: &Event) {
                 operation = event.operation.map(Operation::name),
                 node = event.node.as_deref(),
                 peer = peer.as_deref(),
-                peer_port = event.peer.map(|(_, port)| port),
+                // Who has only counted packets knows no port.
+                peer_port = event.peer.map(|(_, port)| port).filter(|port| *port != 0),
                 local = local.as_deref(),
                 uid = event.uid,
                 reason = event.reason.map(Reason::name),

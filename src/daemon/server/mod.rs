@@ -20,6 +20,8 @@ mod books;
 pub mod budget;
 mod called;
 mod clock;
+mod follow;
+mod followers;
 mod holders;
 mod line;
 mod own;
@@ -66,6 +68,7 @@ use accept::{Acceptor, Listener, Listening};
 use books::Books;
 use budget::Budget;
 use clock::Clock;
+use followers::Followers;
 use line::Line;
 use own::ThisHost;
 use reload::Reload;
@@ -242,6 +245,7 @@ async fn serve(start: Start) -> io::Result<()> {
             survival,
             answer: Vec::new(),
             in_force: Arc::new(reload::in_force(&settings)),
+            followers: Followers::default(),
         },
         waiting: Waiting::new(&budget, &settings.limits, counters),
         epoll,
@@ -361,7 +365,9 @@ fn serve_status(
         Ok(socket) => {
             let (told, listening) = (Arc::clone(server), Arc::new(listening));
             let status = move || status::status(&told, &listening, &sandbox);
-            tokio::spawn(control::answer(socket, server.log.clone(), status));
+            let followed = Arc::clone(server);
+            let follow = move |follower| follow::follow(Arc::clone(&followed), follower);
+            tokio::spawn(control::answer(socket, server.log.clone(), status, follow));
         }
         Err(error) => {
             let text = format!(

@@ -168,6 +168,7 @@ impl Reload {
         let old_rules = std::mem::replace(&mut state.desk.rules, rules);
         state.desk.max_registrations = budget.registrations;
         state.books.reconfigure(&settings);
+        state.followers.tell_access(&in_force);
         state.in_force = in_force;
         drop(state);
         // Some 100,000 networks take their time to go: nobody waits for that under the lock.

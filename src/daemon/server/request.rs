@@ -14,10 +14,12 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::books::Failure;
 use super::clock::Clock;
+use super::followers::registration;
 use super::holders::{Held, send_now};
 use super::state::{Server, State};
 use super::whose;
 use crate::core::desk::{Reply, Step};
+use crate::core::follow::Told;
 use crate::core::outcome::{Ends, Operation, Outcome, Reason, Setting, Verdict};
 use crate::core::wire::{self, Node};
 
@@ -213,11 +215,15 @@ impl Connection {
             desk,
             survival,
             answer,
+            followers,
             ..
         } = state;
         let held = Held::new(self.stream, &server.epoll, self.ends.uid());
         let id = desk.register(node, wall_clock(), held, answer);
         survival.keep(desk, id);
+        if let Some(registered) = desk.registry.get(id) {
+            followers.tell(|| Told::Registered(registration(&registered)));
+        }
         let Some(held) = desk.registry.holder(node.name) else {
             return outcome; // it was registered just now
         };

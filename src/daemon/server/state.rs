@@ -16,13 +16,15 @@ use tokio::sync::Notify;
 use super::books::{Books, Failure};
 use super::called::Names;
 use super::clock::Clock;
+use super::followers::Followers;
 use super::holders::Held;
 use super::own::ThisHost;
 use super::survival::Survival;
 use super::waiting::Waiting;
 use crate::core::access::Rules;
 use crate::core::desk::{Desk, Holder as _};
-use crate::core::outcome::{Ends, Outcome};
+use crate::core::follow::{Guard, Told};
+use crate::core::outcome::{Ends, Operation, Outcome, Verdict};
 use crate::core::registry;
 use crate::core::status::InForce;
 use crate::daemon::log::Log;
@@ -64,6 +66,8 @@ pub(super) struct Server {
     /// Who has asked for the daemon's end, and is told once it has come.
     killers: Mutex<Vec<TcpStream>>,
     killed: Notify,
+    /// How the guard is, if one follows.
+    guard: Mutex<Option<Guard>>,
 }
 
 /// See [`Server::delays`].
@@ -86,11 +90,17 @@ pub(super) struct State {
     pub(super) answer: Vec<u8>,
     /// The settings in force, as they are told to who asks.
     pub(super) in_force: Arc<InForce>,
+    /// Who is told what changes.
+    pub(super) followers: Followers,
 }
 
 impl State {
     /// The end of every request.
     pub(super) fn conclude(&mut self, outcome: &Outcome<'_>) {
+        if (outcome.operation, outcome.verdict) == (Operation::Stop, Verdict::Answered) {
+            self.followers
+                .tell(|| released(outcome.node.unwrap_or_default()));
+        }
         self.books.conclude(&self.desk, outcome);
     }
 
@@ -106,6 +116,9 @@ impl State {
 
     /// Releases the registration with this number, if it is still there.
     pub(super) fn release(&mut self, id: registry::Id) {
+        if let Some(registration) = self.desk.registry.get(id) {
+            self.followers.tell(|| released(registration.node.name));
+        }
         if let Some(holder) = self.desk.release(id, Clock::since_boot()) {
             holder.release();
             self.books.set_registered(self.desk.registry.len());
@@ -126,6 +139,13 @@ impl State {
             registration.holder.is_of(uid);
             self.survival.keep(&self.desk, id);
         }
+    }
+}
+
+/// What followers are told of a name that is gone.
+fn released(name: &[u8]) -> Told {
+    Told::Released {
+        name: String::from_utf8_lossy(name).into_owned(),
     }
 }
 
@@ -162,6 +182,7 @@ impl Server {
             this_host: Mutex::new(parts.this_host),
             killers: Mutex::default(),
             killed: Notify::new(),
+            guard: Mutex::default(),
         }
     }
 
@@ -195,6 +216,11 @@ impl Server {
         self.this_host
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the guard of the distribution ports is, as it said itself last.
+    pub(super) fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The daemon is to end, because this connection has asked for it.

@@ -67,6 +67,7 @@ pub(super) fn status(server: &Server, listening: &[String], sandbox: &Sandbox) -
         sandbox: Some(sandbox.in_force()),
         settings: (*settings).clone(),
         answered,
+        guard: server.guard().clone(),
     }
 }
 

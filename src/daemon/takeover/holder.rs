@@ -151,6 +151,7 @@ mod tests {
             address: address.parse().unwrap(),
             inode,
             uid: Some(0),
+            only_ipv6: false,
         }
     }
 

@@ -74,6 +74,7 @@ pub(super) fn examine(in_force: &InForce) -> Host {
             number: *port,
             addresses: all.is_ok().then_some(&*addresses),
             is_udp: *port != 0 && addresses.is_empty() && kernel::is_udp(*port),
+            guard: told.and_then(|told| told.guard.as_ref()),
         };
         findings.push(ports::distribution(&name, &place, &own));
         let owner = sockets.first().and_then(|socket| owners.of(socket));

@@ -11,6 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::address::is_link_local;
 use super::distribution::erlang_address;
 use super::report::{Check, Code, Finding};
+use crate::core::audit::escape_again;
+use crate::core::follow::Guard;
 
 /// The port with which a node is registered.
 pub(super) struct Port<'a> {
@@ -19,6 +21,8 @@ pub(super) struct Port<'a> {
     pub(super) addresses: Option<&'a [IpAddr]>,
     /// Whether a UDP socket has it, and none that listens.
     pub(super) is_udp: bool,
+    /// How the guard is, where one runs.
+    pub(super) guard: Option<&'a Guard>,
 }
 
 /// Whether a registered node's port is listened on, and where.
@@ -50,15 +54,51 @@ pub(super) fn distribution(name: &str, port: &Port<'_>, own: &[IpNet]) -> Findin
                  container with a network of its own, it needs an epmd of its own there, or the host's network."
             ),
         ),
-        Some(addresses) if addresses.iter().any(IpAddr::is_unspecified) => {
-            everywhere(name, number, addresses, own)
+        Some(addresses) if addresses.iter().all(IpAddr::is_loopback) => {
+            listens_on(name, number, addresses)
         }
-        Some(addresses) => Finding::ok(
-            Check::Distribution,
-            format!("\"{name}\" listens on {} port {number}", list(addresses)),
-        ),
+        Some(addresses) => match port.guard {
+            Some(guard) => guarded(name, number, addresses, guard),
+            None if addresses.iter().any(IpAddr::is_unspecified) => {
+                everywhere(name, number, addresses, own)
+            }
+            None => listens_on(name, number, addresses),
+        },
     };
     finding.about(name)
+}
+
+fn listens_on(name: &str, port: u16, addresses: &[IpAddr]) -> Finding {
+    let text = format!("\"{name}\" listens on {} port {port}", list(addresses));
+    Finding::ok(Check::Distribution, text)
+}
+
+/// A guard runs: whether it covers the port.
+fn guarded(name: &str, port: u16, addresses: &[IpAddr], guard: &Guard) -> Finding {
+    let listens = format!("\"{name}\" listens on {} port {port}", list(addresses));
+    let left = guard.left_alone.iter().find(|left| left.port == port);
+    let (why, remedy) = match (left, &guard.in_step_since) {
+        (None, Some(_)) => {
+            let text =
+                format!("{listens}, guarded: who may look it up may connect to it, nobody else");
+            return Finding::ok(Check::Distribution, text);
+        }
+        (Some(left), _) => (
+            escape_again(&left.why),
+            "See who listens there, and that each node is registered by the user that runs it:\n  \
+             ss -ltnp; epmd -status",
+        ),
+        (None, None) => (
+            match &guard.trouble {
+                Some(trouble) => escape_again(trouble),
+                None => "the guard is not in step yet".to_owned(),
+            },
+            "See what the guard says of it, and what is in force:\n  \
+             journalctl -u hardened-epmd-guard\n  epmd -guard -check",
+        ),
+    };
+    let text = format!("{listens}, and the guard does not guard it: {why}");
+    Finding::warn(Check::Distribution, Code::NotGuarded, text, remedy)
 }
 
 fn everywhere(name: &str, port: u16, addresses: &[IpAddr], own: &[IpNet]) -> Finding {
@@ -168,6 +208,7 @@ mod tests {
             number: port,
             addresses: addresses.as_deref(),
             is_udp,
+            guard: None,
         };
         distribution("api", &port, &own())
     }
@@ -204,6 +245,40 @@ mod tests {
         let unseen = find(9100, None, false);
         assert_eq!(unseen.result, Grade::Ok);
         assert!(unseen.message.contains("could not be looked at"));
+    }
+
+    #[test]
+    fn where_a_guard_runs_it_is_said_whether_a_port_is_guarded() {
+        let everywhere: [IpAddr; 1] = [[0, 0, 0, 0].into()];
+        let with = |guard: &Guard| {
+            let port = Port {
+                number: 9100,
+                addresses: Some(&everywhere),
+                is_udp: false,
+                guard: Some(guard),
+            };
+            distribution("api", &port, &own())
+        };
+        let mut guard = Guard {
+            in_step_since: Some("2026-11-25T09:00:00.000Z".into()),
+            ..Guard::default()
+        };
+        let covered = with(&guard);
+        assert_eq!((covered.result, covered.code), (Grade::Ok, None));
+        assert!(covered.message.contains("guarded"), "{}", covered.message);
+        guard.left_alone.push(crate::core::follow::LeftAlone {
+            port: 9100,
+            node: Some("api".into()),
+            why: "user 0 listens there".into(),
+        });
+        for guard in [guard, Guard::default()] {
+            let open = with(&guard);
+            assert_eq!(
+                (open.result, open.code),
+                (Grade::Warn, Some(Code::NotGuarded))
+            );
+            assert!(open.remedy.is_some(), "{}", open.message);
+        }
     }
 
     #[test]

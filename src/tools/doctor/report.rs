@@ -70,6 +70,8 @@ pub(in crate::tools) enum Code {
     ShortName,
     /// A node of this host can be reached on every address.
     DistributionListensEverywhere,
+    /// The guard runs, and does not guard this node's port.
+    NotGuarded,
     /// This host's epmd answers whoever asks.
     EpmdServesEveryone,
     /// No epmd answers on this host.

@@ -382,6 +382,7 @@ mod tests {
             ports: [4369].into(),
             settings: settings.clone(),
             asked: Some(asked),
+            guard: None,
         });
         InForce {
             port: 4369,

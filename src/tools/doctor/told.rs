@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::config::{Control, Origin, Settings};
 use crate::core::access::{Networks, Rules};
 use crate::core::audit::escape_again;
+use crate::core::follow::Guard;
 use crate::core::status::{MAX_ANSWERED, Status};
 use crate::tools::control::{self, Unasked};
 
@@ -27,6 +28,8 @@ pub(super) struct Told {
     /// Every source that has asked anything since the start; `None` where there were more than the
     /// daemon remembers.
     pub(super) asked: Option<Vec<IpAddr>>,
+    /// How the guard of the distribution ports is, where one runs.
+    pub(super) guard: Option<Guard>,
 }
 
 /// Asks the running daemon; `None` where none tells this user, or not in time, or in words that this
@@ -92,6 +95,7 @@ fn told(status: &Status) -> Option<Told> {
         ports,
         settings,
         asked,
+        guard: status.guard.clone(),
     })
 }
 
@@ -153,6 +157,7 @@ mod tests {
                 text: String::new(),
             },
             answered: vec![[10, 0, 3, 9].into()],
+            guard: None,
         }
     }
 
