@@ -112,6 +112,23 @@ pub fn set_ignored(signal: Signal, ignored: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a signal interrupt what a thread waits for in the kernel, and do nothing else.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn interrupt_by(signal: Signal) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // Without SA_RESTART: the call is to come back.
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing at all, so it may run in between anything.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
+}
+
 /// Whether a signal is ignored.
 ///
 /// # Errors

@@ -64,12 +64,11 @@ use crate::core::desk::Desk;
 use crate::core::holds::Holds;
 use crate::core::registry::{Cursor, Registry};
 use crate::core::wire;
-use accept::{Acceptor, Listener, Listening};
+use accept::{Acceptor, Listener, Listening, Pulse};
 use books::Books;
 use budget::Budget;
 use clock::Clock;
 use followers::Followers;
-use line::Line;
 use own::ThisHost;
 use reload::Reload;
 use signals::{Signal, Signals};
@@ -286,18 +285,14 @@ async fn serve(start: Start) -> io::Result<()> {
     };
     reload.export_metrics();
     let mut signals = Signals::catch().map_err(failed("hear signals"))?;
-    let mut acceptor = Acceptor::start(
-        Arc::clone(&server),
-        Listening {
-            staying: listeners,
-            leaving,
-        },
-        local_decides,
-        carried.arrivals,
-    )
-    .map_err(failed("accept connections"))?;
+    let listening_on = Listening {
+        staying: listeners,
+        leaving,
+    };
+    let acceptor = Acceptor::start(&server, listening_on, local_decides, carried.arrivals);
+    let mut acceptor = acceptor.map_err(failed("accept connections"))?;
     if let Some(interval) = notifier.watchdog() {
-        lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.line()));
+        lasting.spawn(tell_the_watchdog(notifier, interval, acceptor.pulse()));
     }
     budget::spare(descriptors)?;
     tether.map_or(Ok(()), Tether::cut)?;
@@ -313,7 +308,7 @@ async fn serve(start: Start) -> io::Result<()> {
             () = reload.is_read() => {}
             () = server.killed() => break,
             () = acceptor.ended() => {
-                return Err(io::Error::other("the thread that accepts has ended"));
+                return Err(io::Error::other("a thread that accepts has ended"));
             }
             Some(failed) = lasting.join_next() => {
                 failed.map(|never| match never {}).map_err(io::Error::other)?;
@@ -380,13 +375,9 @@ fn serve_status(
 }
 
 /// Tells systemd again and again that the event loop turns, and that connections are accepted.
-async fn tell_the_watchdog(
-    notifier: Notifier,
-    interval: Duration,
-    acceptor: Arc<Line>,
-) -> Infallible {
+async fn tell_the_watchdog(notifier: Notifier, interval: Duration, acceptor: Pulse) -> Infallible {
     loop {
-        acceptor.sign_of_life().await;
+        acceptor.felt().await;
         notifier.alive();
         sleep(interval).await;
     }

@@ -21,6 +21,9 @@ const FIRST: Pid = Pid::from_raw(1);
 /// The stack of the thread that waits for signals.
 const STACK: usize = 64 * 1024;
 
+/// Interrupts a thread that waits in the kernel, and is for nothing else; by itself it does nothing.
+pub(super) const INTERRUPTION: Number = Number::SIGURG;
+
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
@@ -70,7 +73,18 @@ pub fn see_orphans_off() -> io::Result<()> {
 /// # Errors
 /// What sigprocmask(2) says.
 pub fn hold_back() -> io::Result<()> {
-    only(&steering()?)
+    sys::interrupt_by(INTERRUPTION)?;
+    let mut all = steering()?;
+    all.push(INTERRUPTION);
+    only(&all)
+}
+
+/// Lets this thread, of all threads, be interrupted by [`INTERRUPTION`].
+///
+/// # Errors
+/// What sigprocmask(2) says.
+pub(super) fn may_interrupt_this_thread() -> io::Result<()> {
+    Ok(SigSet::from(INTERRUPTION).thread_unblock()?)
 }
 
 /// The signals that steer the daemon. One that is ignored is not among them: the kernel would keep even
