@@ -385,10 +385,10 @@ fn a_unit_that_takes_nothing_over_says_the_line_that_would() {
     });
 }
 
-/// Process 1 starts others all the time, and until they run their programs they have all of its descriptors,
-/// the port's among them.
+/// Process 1 splits others off all the time, and until they run their programs, or end, they have all of its
+/// descriptors, the port's among them.
 #[test]
-fn what_process_1_just_starts_is_nobody_whose_place_is_to_be_taken() {
+fn what_process_1_splits_off_is_nobody_whose_place_is_to_be_taken() {
     on_a_stock_host(|service| {
         service.install_ours();
         service.must(COMMAND);
@@ -398,7 +398,7 @@ fn what_process_1_just_starts_is_nobody_whose_place_is_to_be_taken() {
         for _ in 0..2 {
             service.must(begin);
         }
-        for _ in 0..15 {
+        for _ in 0..20 {
             service.systemctl("restart");
         }
         assert_eq!(nodes.lost(), 0);

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
-use std::path::Path;
 
 use crate::daemon::process;
 pub(super) use crate::daemon::process::{MANAGER, Process, sockets};
@@ -77,17 +76,17 @@ fn inodes(held: Option<&Vec<(RawFd, Listening)>>) -> impl Iterator<Item = u64> {
     held.into_iter().flatten().map(|(_, held)| held.inode)
 }
 
-/// Whether a process has sockets of process 1 for no more than a moment: it is just being made by that one,
-/// and has all of its descriptors until it runs its own program; or it has none of these by now.
+/// Whether a process has sockets of process 1 for no more than a moment: it was split off from that one, and
+/// has all of its descriptors until it ends or runs its own program; or it has none of these by now.
 fn is_passing(pid: i32, managers: &BTreeSet<u64>) -> bool {
     let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let is_its_child = || {
-        Process::of(pid).status("PPid").as_deref() == Some("1")
-            && program(pid).is_some_and(|its| program(MANAGER) == Some(its))
+    let runs_the_same = || program(pid).is_some_and(|its| program(MANAGER) == Some(its));
+    let has_none = || {
+        sockets(pid).map_or(true, |now| {
+            !now.values().any(|inode| managers.contains(inode))
+        })
     };
-    let has_none =
-        || sockets(pid).is_ok_and(|now| !now.values().any(|inode| managers.contains(inode)));
-    is_its_child() || has_none() || !Path::new(&format!("/proc/{pid}")).exists()
+    runs_the_same() || has_none()
 }
 
 /// Says whose the port is, by who has which sockets.
