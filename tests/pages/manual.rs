@@ -202,43 +202,13 @@ pub(crate) fn settings() -> String {
     let mut page = head("EPMD.TOML", 5, "File Formats Manual");
     page.push_str(".SH NAME\nepmd.toml \\- settings of hardened\\-epmd\n");
     let _ = writeln!(page, ".SH DESCRIPTION{FILE}.SH KEYS");
-    let mut before = None;
-    for key in KEYS {
-        let (table, name) = place(key);
-        if before != Some(table) {
-            let heading = match table {
-                "" => "At the top of the file".to_owned(),
-                table => format!("[{table}]"),
-            };
-            let _ = writeln!(page, ".SS {}", escaped(&heading));
-            before = Some(table);
-        }
-        let example = format!("{name} = {}", key.example);
-        item(&mut page, &bold(&example), key.brief);
-        let mut words = format!("Type: {}.", key.kind());
-        match key.default_value() {
-            default if default.is_empty() => {}
-            default => {
-                let _ = write!(words, " Default: {default}.");
-            }
-        }
-        let option = key.option.map(|name| format!("-{name}"));
-        let beaten: Vec<_> = option
-            .iter()
-            .map(String::as_str)
-            .chain(key.variable)
-            .collect();
-        match beaten[..] {
-            [] => {}
-            [one] => {
-                let _ = write!(words, " {one} beats it.");
-            }
-            _ => {
-                let _ = write!(words, " {} beat it.", beaten.join(" and "));
-            }
-        }
-        page.push_str(".br\n");
-        paragraph(&mut page, &words);
+    for (table, keys) in tables() {
+        let heading = match table {
+            "" => "At the top of the file".to_owned(),
+            table => format!("[{table}]"),
+        };
+        let _ = writeln!(page, ".SS {}", escaped(&heading));
+        keys.into_iter().for_each(|key| entry(&mut page, key));
     }
     page.push_str(".SH EXAMPLE\nEach key with a value other than its default:\n.PP\n.RS 4\n.EX\n");
     page.push_str(&escaped(&example()));
@@ -246,19 +216,62 @@ pub(crate) fn settings() -> String {
     page
 }
 
+/// What the page says of a key.
+fn entry(page: &mut String, key: &Key) {
+    let (_, name) = place(key);
+    let example = format!("{name} = {}", key.example);
+    item(page, &bold(&example), key.brief);
+    let mut words = format!("Type: {}.", key.kind());
+    match key.default_value() {
+        default if default.is_empty() => {}
+        default => {
+            let _ = write!(words, " Default: {default}.");
+        }
+    }
+    let option = key.option.map(|name| format!("-{name}"));
+    let beaten: Vec<_> = option
+        .iter()
+        .map(String::as_str)
+        .chain(key.variable)
+        .collect();
+    match beaten[..] {
+        [] => {}
+        [one] => {
+            let _ = write!(words, " {one} beats it.");
+        }
+        _ => {
+            let _ = write!(words, " {} beat it.", beaten.join(" and "));
+        }
+    }
+    page.push_str(".br\n");
+    paragraph(page, &words);
+}
+
 /// A file with the example of each key.
 pub(crate) fn example() -> String {
     let mut text = String::new();
-    let mut before = "";
-    for key in KEYS {
-        let (table, name) = place(key);
-        if before != table {
+    for (table, keys) in tables() {
+        if !table.is_empty() {
             let _ = writeln!(text, "\n[{}]", table.replace(NAME, A_NAME));
-            before = table;
         }
-        let _ = writeln!(text, "{name} = {}", key.example);
+        for key in keys {
+            let _ = writeln!(text, "{} = {}", place(key).1, key.example);
+        }
     }
     text
+}
+
+/// The tables of the file with their keys, each once.
+fn tables() -> Vec<(&'static str, Vec<&'static Key>)> {
+    let mut tables: Vec<(&str, Vec<&Key>)> = Vec::new();
+    for key in KEYS {
+        let (table, _) = place(key);
+        match tables.iter_mut().find(|(there, _)| *there == table) {
+            Some((_, keys)) => keys.push(key),
+            None => tables.push((table, vec![key])),
+        }
+    }
+    tables
 }
 
 /// The table of a key, and its name in it.
