@@ -48,7 +48,7 @@ _epmd() {
         -address|-port|-allow|-via|-packet_timeout|-delay_accept|-delay_write) return ;;
         *)
             if [[ $word == -* ]]; then
-                offered=(-d -debug -address -port -daemon -relaxed_command_check -systemd -takeover -config -allow -no_sandbox -json -since -socket -proto_dist -mesh -via -packet_timeout -delay_accept -delay_write -names -started -dump -kill -stop -check_config -doctor -watch -status -refused -help -version -takeover=force)
+                offered=(-d -debug -address -port -daemon -relaxed_command_check -systemd -takeover -config -allow -no_sandbox -json -since -socket -proto_dist -mesh -via -check -print -packet_timeout -delay_accept -delay_write -names -started -dump -kill -stop -check_config -doctor -watch -status -refused -guard -help -version -takeover=force)
                 [[ $word == --* ]] && offered=("${offered[@]/#-/--}")
             elif [[ $operands == yes ]]; then
                 while read -r name; do
@@ -56,7 +56,7 @@ _epmd() {
                     [[ $HOSTNAME == *.* ]] && offered+=("$name@$HOSTNAME")
                 done < <(_epmd_names)
             elif [[ -z $word ]]; then
-                offered=(-d -debug -address -port -daemon -relaxed_command_check -systemd -takeover -config -allow -no_sandbox -json -since -socket -proto_dist -mesh -via -packet_timeout -delay_accept -delay_write -names -started -dump -kill -stop -check_config -doctor -watch -status -refused -help -version -takeover=force)
+                offered=(-d -debug -address -port -daemon -relaxed_command_check -systemd -takeover -config -allow -no_sandbox -json -since -socket -proto_dist -mesh -via -check -print -packet_timeout -delay_accept -delay_write -names -started -dump -kill -stop -check_config -doctor -watch -status -refused -guard -help -version -takeover=force)
             fi
             ;;
     esac

@@ -18,7 +18,7 @@ use nix::sys::pthread::pthread_kill;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use super::{Accepting, Listener, PAUSE_AFTER_ERROR, STACK};
+use super::accepting::{Accepting, Listener, PAUSE_AFTER_ERROR, STACK};
 use crate::daemon::server::request::READ_AT_ONCE;
 use crate::daemon::server::signals;
 

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::{Accepting, Listener, PAUSE_AFTER_ERROR, STACK};
+use super::accepting::{Accepting, Listener, PAUSE_AFTER_ERROR, STACK};
 use crate::daemon::listen;
 use crate::daemon::server::line::Line;
 use crate::daemon::server::request::READ_AT_ONCE;
