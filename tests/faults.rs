@@ -74,6 +74,7 @@ fn errors(call: &str) -> &'static [&'static str] {
         "epoll_ctl" => &["ENOMEM", "ENOSPC", "EPERM"],
         "epoll_wait" | "poll" => &["EINTR"],
         "getcwd" => &["EACCES", "ENOENT", "ENOMEM"],
+        "getdents64" => &["EACCES", "EINVAL", "EIO", "ENOENT"],
         "getrandom" => &["EAGAIN", "EINTR", "ENOSYS"],
         "getsockname" | "getsockopt" => &["ENOBUFS", "ENOPROTOOPT", "EACCES"],
         "ioctl" => &["EPERM", "ENOTTY"],
@@ -95,6 +96,7 @@ fn errors(call: &str) -> &'static [&'static str] {
         "prctl" | "sched_getaffinity" => &["EPERM", "ENOSYS"],
         "prlimit64" => &["EPERM", "ENOSYS"],
         "read" | "recvfrom" | "recvmsg" => &["EINTR", "EIO", "ECONNRESET", "ENOMEM"],
+        "readlink" => &["EACCES", "EIO", "ELOOP", "ENOENT", "ENOMEM"],
         "rt_sigaction" | "rt_sigprocmask" => &["EPERM", "ENOSYS"],
         "sendmsg" | "sendto" | "write" => {
             &["EINTR", "ENOBUFS", "ENOMEM", "EPIPE", "EPERM", "ENOSPC"]
@@ -112,6 +114,7 @@ fn errors(call: &str) -> &'static [&'static str] {
             "ENOMEM",
             "EPROTONOSUPPORT",
         ],
+        "tgkill" => &["EAGAIN", "EINVAL", "EPERM", "ESRCH"],
         "wait4" => &["EINTR", "ECHILD"],
         _ => &[],
     }

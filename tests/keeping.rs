@@ -10,11 +10,11 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use common::binary::{Epmd, spawn, text};
@@ -129,6 +129,24 @@ impl Kept {
         }
     }
 
+    /// Has what serves already traced by this; it ends with it.
+    fn trace(&self, tracer: &[&str]) -> Tracer {
+        let pid = self.group.id();
+        let (program, options) = tracer.split_first().unwrap();
+        let mut command = Command::new(program);
+        command.args(options).args(["-p", &pid.to_string()]);
+        let tracer = Tracer(spawn(&mut command));
+        wait_for("all threads to be traced", || {
+            let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let is_traced = |task: std::io::Result<fs::DirEntry>| {
+                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                !status.contains("TracerPid:\t0\n")
+            };
+            tasks.all(is_traced).then_some(())
+        });
+        tracer
+    }
+
     fn is_over(&mut self) -> bool {
         self.group.try_wait().unwrap().is_some()
     }
@@ -149,6 +167,16 @@ impl Kept {
 
     fn ask(&self, body: &[u8]) -> Answer {
         ask(self.connect().unwrap(), &frame(body))
+    }
+}
+
+/// Traces a daemon, until it is dropped.
+struct Tracer(Child);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -183,11 +211,18 @@ fn heard(node: &mut TcpStream) -> Heard {
     }
 }
 
+/// Which calls of a daemon are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    TheStart,
+    ARequest,
+}
+
 /// The daemon is killed at the `which`th of these calls, of its start or of a registration, which is not
 /// made. What its node has heard by then, and whether the next daemon took its registration back; `None`
 /// where it never came to that call.
-fn killed_at(call: &str, which: usize) -> Option<(Heard, bool)> {
-    let what = format!("{call} number {which}");
+fn killed_at(call: &str, which: usize, of: Of) -> Option<(Heard, bool)> {
+    let what = format!("{call} number {which} of {of:?}");
     let (mut store, port) = (Store::new(), free_port());
     let inject = format!("inject={call}:error=EIO:signal=KILL:when={which}");
     let trace = format!("trace={call}");
@@ -202,7 +237,11 @@ fn killed_at(call: &str, which: usize) -> Option<(Heard, bool)> {
         "-e",
         &inject,
     ];
-    let mut first = Kept::start(&store, port, &strace);
+    // Calls are counted by thread: those of who accepts are not to be lost behind those of the start.
+    let mut first = match of {
+        Of::TheStart => Kept::start(&store, port, &strace),
+        Of::ARequest => Kept::start(&store, port, &[]),
+    };
     let node = wait_for("the daemon to listen, or its end", || {
         store.hear();
         match first.connect() {
@@ -210,6 +249,7 @@ fn killed_at(call: &str, which: usize) -> Option<(Heard, bool)> {
             connected => connected.map(Some),
         }
     });
+    let _tracer = (of == Of::ARequest).then(|| first.trace(&strace));
     let mut node = node.map(|mut node| {
         // It may be over by now.
         let _ = node.write_all(&frame(&Node::new("api").request()));
@@ -266,10 +306,12 @@ fn killed_at(call: &str, which: usize) -> Option<(Heard, bool)> {
 #[test]
 fn no_kill_leaves_a_name_whose_node_has_no_answer() {
     let mut between = 0;
-    for call in ["sendmsg", "sendto"] {
-        let all = (1..).map_while(|which| killed_at(call, which));
-        for (heard, taken_back) in all {
-            between += usize::from(heard == Heard::Nothing && taken_back);
+    for of in [Of::TheStart, Of::ARequest] {
+        for call in ["sendmsg", "sendto"] {
+            let all = (1..).map_while(|which| killed_at(call, which, of));
+            for (heard, taken_back) in all {
+                between += usize::from(heard == Heard::Nothing && taken_back);
+            }
         }
     }
     assert!(between > 0, "never between keeping and answering");

@@ -580,8 +580,9 @@ fn an_option_that_is_refused_is_done_without() {
 fn a_family_whose_sockets_are_refused_is_done_without() {
     let host = lone_host();
     for error in ["EACCES", "EPERM", "EPROTONOSUPPORT", "EAFNOSUPPORT"] {
-        // The first socket is 0.0.0.0's, the second that of every IPv6 address.
-        for (which, left, lost) in [(1, "::", "0.0.0.0"), (2, "0.0.0.0", "::")] {
+        // The first two are to ask the kernel for sockets; then comes 0.0.0.0's, and that of every IPv6
+        // address.
+        for (which, left, lost) in [(3, "::", "0.0.0.0"), (4, "0.0.0.0", "::")] {
             let inject = format!("inject=socket:error={error}:when={which}");
             let service = told(&host, "")
                 .wrapped(&[

@@ -175,10 +175,17 @@ fn whoever_starts_it_nothing_works_from_within_it() {
         service.wait_until_said("metrics at http://127.0.0.1:9436/metrics");
         let version = all_in_force(&host);
         let names = names_of_threads(service.pid());
-        for name in ["epmd", "epmd-accept", "epmd-log", "epmd-metrics"] {
+        for name in [
+            "epmd",
+            "epmd-accept",
+            "epmd-watch",
+            "epmd-log",
+            "epmd-metrics",
+        ] {
             assert!(names.contains(name), "{names:?}");
         }
-        let count = if wrapper.contains(&"prlimit") { 5 } else { 4 };
+        // Both families' wildcards have two queues, and each queue its thread.
+        let count = if wrapper.contains(&"prlimit") { 9 } else { 8 };
         assert_eq!(threads(service.pid()).len(), count, "{names:?}");
         assert_shut_in(service.pid(), &kept, version);
         // It goes on as if nothing had been; and there is nothing to say.

@@ -289,7 +289,7 @@ fn a_port_that_is_bound_and_not_listened_on_is_told_as_that() {
     for mode in [&[][..], &["-daemon"]] {
         let output = epmd(&host, mode);
         assert_eq!(output.status, Some(1), "{output:?}");
-        let words = "a program has that port, and neither listens there nor is connected by it";
+        let words = "has bound 127.0.0.1:4369 and does not listen there";
         assert!(output.stderr.contains(words), "{output:?}");
     }
 }

@@ -63,7 +63,7 @@ mod tests {
             (
                 "lisen",
                 "",
-                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, control, metrics, guard, watch"#,
+                r#"unknown key "lisen", which is probably listen; expected one of listen, port, access, names, limits, audit, metrics, watch, control, guard"#,
             ),
             (
                 "per_source",
@@ -78,7 +78,7 @@ mod tests {
             (
                 "deny",
                 "",
-                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, names, limits, audit, control, metrics, guard, watch"#,
+                r#"unknown key "deny", which belongs in [access]; expected one of listen, port, access, names, limits, audit, metrics, watch, control, guard"#,
             ),
             (
                 "port",

@@ -135,8 +135,8 @@ impl Lists {
             return Decision::Admit;
         }
         let admitting = match operation {
-            Operation::Lookup if node == Some(NAMED) => &self.node,
-            Operation::Lookup => &self.allow,
+            Operation::Lookup | Operation::Connect if node == Some(NAMED) => &self.node,
+            Operation::Lookup | Operation::Connect => &self.allow,
             Operation::List => self.list.as_ref().unwrap_or(&self.allow),
             Operation::Invalid | Operation::None => return Decision::Admit,
             _ => return Decision::Refuse(Reason::NotLocal),

@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,14 +43,15 @@ impl Listener {
 }
 
 /// What each who accepts does with a connection.
+#[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) server: Arc<Server>,
     /// Requests are decided by the address that they came to as well.
     local_decides: bool,
     /// How often accept(2) has failed since it last did not.
     errors_in_a_row: u32,
-    /// When it was last said that accept(2) fails.
-    error_told: Option<Instant>,
+    /// When it was last said that accept(2) fails, by any of them.
+    error_told: Arc<Mutex<Option<Instant>>>,
     /// On a thread of its own; else on the event loop, where no thread can be had.
     pub(super) has_thread: bool,
 }
@@ -64,7 +65,7 @@ impl Accepting {
             server,
             local_decides,
             errors_in_a_row: 0,
-            error_told: None,
+            error_told: Arc::default(),
             has_thread: true,
         }
     }
@@ -161,12 +162,13 @@ impl Accepting {
     }
 
     /// Says why nothing is accepted for the moment, at most once a second.
-    pub(super) fn fails(&mut self, error: &io::Error) -> Fails {
-        if self
+    pub(super) fn fails(&self, error: &io::Error) -> Fails {
+        let mut told = self
             .error_told
-            .is_none_or(|told| told.elapsed() >= TOLD_EVERY)
-        {
-            self.error_told = Some(Instant::now());
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            *told = Some(Instant::now());
             self.server.log.note(
                 Level::Error,
                 format!("can't accept connections for the moment: {error}"),

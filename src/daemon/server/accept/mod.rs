@@ -54,21 +54,21 @@ impl Acceptor {
         local_decides: bool,
         arrivals: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let accepting = || Accepting::new(Arc::clone(server), local_decides);
-        accepting().welcome_back(arrivals);
+        let accepting = Accepting::new(Arc::clone(server), local_decides);
+        accepting.clone().welcome_back(arrivals);
         let (mut alone, mut shared) = (Vec::new(), Vec::new());
         for listener in listening.staying {
             if alone.len() == MOST_ALONE || !shared.is_empty() {
                 shared.push(listener);
                 continue;
             }
-            match Alone::start(accepting(), listener) {
+            match Alone::start(accepting.clone(), listener) {
                 Ok(thread) => alone.push(thread),
                 // What keeps it from a thread of its own is said where the last one can't be had either.
                 Err(listener) => shared.push(listener),
             }
         }
-        let watch = Watch::start(accepting(), shared, listening.leaving)?;
+        let watch = Watch::start(accepting, shared, listening.leaving)?;
         Ok(Self { alone, watch })
     }
 
