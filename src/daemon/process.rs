@@ -88,6 +88,7 @@ pub(super) fn sockets(pid: i32) -> io::Result<BTreeMap<RawFd, u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read as _, Write as _};
     use std::process::{Command, Stdio};
 
     #[test]
@@ -97,9 +98,12 @@ mod tests {
         fs::copy("/bin/cat", &program).unwrap();
         let mut child = Command::new(&program)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        // It bears its own name once it does what it is for.
+        child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let process = Process::of(child.id().cast_signed());
         child.kill().unwrap();
         child.wait().unwrap();

@@ -148,6 +148,7 @@ fn start(
         ),
     };
     let kept = inherited.map(|inherited| keep(inherited, snapshot, &listeners, room, &mut notes));
+    let of_a_unit = activated.len();
     listeners.append(&mut activated);
     let lines = log::Destination::from(&settings.audit);
     if let Some(unwritten) = log::unwritten(&lines, mode) {
@@ -214,6 +215,7 @@ fn start(
         sources,
         settings,
         listeners,
+        of_a_unit,
         descriptors,
         log: log.clone(),
         notifier: Notifier::new(mode == Mode::Systemd),

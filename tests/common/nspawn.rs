@@ -299,7 +299,16 @@ impl Host {
     /// Runs a command line that must succeed, and gives what it says.
     pub(crate) fn must(&self, command: &str) -> String {
         let output = self.run(&["sh", "-c", command]);
-        assert_eq!(output.status, Some(0), "{command}: {output:?}");
+        if output.status != Some(0) {
+            // A command of systemd's says where to look, and no more.
+            let journal = self.run(&[
+                "journalctl",
+                "--no-pager",
+                "--lines=40",
+                "--output=short-precise",
+            ]);
+            panic!("{command}: {output:?}\n{}", journal.stdout);
+        }
         output.stdout
     }
 

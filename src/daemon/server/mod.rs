@@ -91,6 +91,8 @@ pub struct Start {
     pub settings: Settings,
     /// Listening, non-blocking.
     pub listeners: Vec<TcpListener>,
+    /// How many of them, the last ones, are a socket unit's: process 1 listens on them as well.
+    pub of_a_unit: usize,
     /// Descriptors that the process may have.
     pub descriptors: usize,
     /// Where lines go.
@@ -175,6 +177,7 @@ async fn serve(start: Start) -> io::Result<()> {
         sources,
         settings,
         listeners,
+        of_a_unit,
         descriptors,
         log,
         notifier,
@@ -287,6 +290,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let mut signals = Signals::catch().map_err(failed("hear signals"))?;
     let listening_on = Listening {
         staying: listeners,
+        of_a_unit,
         leaving,
     };
     let acceptor = Acceptor::start(&server, listening_on, local_decides, carried.arrivals);

@@ -31,6 +31,8 @@ const MOST_ALONE: usize = 4;
 pub(super) struct Listening {
     /// Those that last.
     pub(super) staying: Vec<Listener>,
+    /// How many of these, the last ones, are a socket unit's.
+    pub(super) of_a_unit: usize,
     /// Those that give way: nobody comes to them any more but who had begun to.
     pub(super) leaving: Vec<Listener>,
 }
@@ -57,8 +59,11 @@ impl Acceptor {
         let accepting = Accepting::new(Arc::clone(server), local_decides);
         accepting.clone().welcome_back(arrivals);
         let (mut alone, mut shared) = (Vec::new(), Vec::new());
-        for listener in listening.staying {
-            if alone.len() == MOST_ALONE || !shared.is_empty() {
+        // What process 1 accepts from as well, when it empties a unit's queue, stays as it wants it: without
+        // waiting.
+        let own = listening.staying.len().saturating_sub(listening.of_a_unit);
+        for (place, listener) in listening.staying.into_iter().enumerate() {
+            if place >= own || alone.len() == MOST_ALONE || !shared.is_empty() {
                 shared.push(listener);
                 continue;
             }
