@@ -79,8 +79,12 @@ fn inodes(held: Option<&Vec<(RawFd, Listening)>>) -> impl Iterator<Item = u64> {
 /// Whether a process has sockets of process 1 for no more than a moment: it was split off from that one, and
 /// has all of its descriptors until it ends or runs its own program; or it has none of these by now.
 fn is_passing(pid: i32, managers: &BTreeSet<u64>) -> bool {
-    let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let runs_the_same = || program(pid).is_some_and(|its| program(MANAGER) == Some(its));
+    let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe"));
+    let runs_the_same = || match program(pid) {
+        Ok(its) => program(MANAGER).is_ok_and(|managers| managers == its),
+        // It is ending: what it runs is gone before its descriptors are.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
     let has_none = || {
         sockets(pid).map_or(true, |now| {
             !now.values().any(|inode| managers.contains(inode))
