@@ -59,5 +59,5 @@ pub use self::template::Template;
 pub use self::variables::{PRECEDENCE, VARIABLES, Variable};
 pub use self::watch::{DEFAULT_AFTER, DEFAULT_EVERY, Every, MOST_NODES, Watch};
 pub use self::whom::Warning;
-pub(crate) use self::words::bare_or_quoted as key;
+pub(crate) use self::words::{bare_or_quoted as key, some_of};
 pub use crate::core::audit::Origin;

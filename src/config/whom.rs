@@ -8,6 +8,7 @@ use super::coverage::World;
 use super::diagnostic::{quote, show_path};
 use super::said;
 use super::settings::{DEFAULT_PORT, Settings};
+use super::words::some_of;
 use crate::core::access::Networks;
 use crate::core::audit::Origin;
 
@@ -172,14 +173,5 @@ impl Settings {
 
 /// The first of some names, and how many more there are.
 fn names(all: &[String]) -> String {
-    let mut text = all
-        .iter()
-        .take(MOST_NAMES)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if all.len() > MOST_NAMES {
-        text.push_str(&format!(" and {} more", all.len() - MOST_NAMES));
-    }
-    text
+    some_of(all.iter().map(String::as_str), MOST_NAMES)
 }

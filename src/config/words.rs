@@ -32,6 +32,16 @@ pub(crate) fn bare_or_quoted(name: &str) -> String {
     }
 }
 
+/// The first `most` of these, and how many more there are.
+pub(crate) fn some_of<'a>(all: impl ExactSizeIterator<Item = &'a str>, most: usize) -> String {
+    let more = all.len().saturating_sub(most);
+    let mut text = all.take(most).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,6 @@
 //! The connections that hold names: kept open for life, watched for their end.
 //!
-//! All of them are watched by the epoll in which new connections are waited for, so that a registration
-//! costs no task, and one more or less costs the same with 10 and with 15,000. Which name a connection
+//! All of them are watched by one epoll, so that a registration costs no task, and one more or less costs the same with 10 and with 15,000. Which name a connection
 //! holds stands in the registry. Called by `server`; `accept` hears of the ends.
 
 use std::cell::Cell;

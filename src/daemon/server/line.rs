@@ -1,7 +1,7 @@
-//! The line between the event loop and the thread that accepts: what they say to each other.
+//! The line between the event loop and the thread that watches: what they say to each other.
 //!
 //! It rings by an eventfd(2), which the thread waits for beside its connections; what there is to be heard
-//! stands in flags. Used by `accept`, and by the watchdog's task, which asks whether the thread is alive.
+//! stands in flags. Used by `accept`, also for the watchdog, which asks whether the thread is alive.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,9 +1,10 @@
 //! The daemon at work: from the first connection to the last signal.
 //!
-//! The way of a request, one connection at a time, on a thread that waits for nothing else:
+//! The way of a request, one connection at a time, on a thread of its listening socket's that waits for nothing
+//! else:
 //!
 //! ```text
-//! accept     Accepting::run        the next connection of the sockets that have one
+//! accept     Accepting::one        the next connection
 //!            Accepting::known      who is at its ends, and whether that is this host
 //! request    Connection::serve     what has come of its request, without waiting
 //!            Connection::answer    under the lock: Desk::handle decides and encodes; send; Books::conclude
@@ -12,8 +13,8 @@
 //!                                  is not read; it ends in Connection::answer as well
 //! ```
 //!
-//! A connection that holds a name is one of the `holders`, and its end is heard of where connections are
-//! accepted. `run` is called by the daemon's start.
+//! A connection that holds a name is one of the `holders`, and its end is heard of by `accept`'s thread that
+//! watches. `run` is called by the daemon's start.
 
 mod accept;
 mod books;

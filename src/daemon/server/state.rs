@@ -1,8 +1,8 @@
 //! What all connections share: [`Server`], and under its lock [`State`].
 //!
-//! Two threads change it: the one that accepts, and the event loop. Each holds the lock for one step of
-//! one request, never across an `await` (the compiler sees to that) nor while it waits for a peer. Called
-//! by all of `server`.
+//! Several threads change it: those that accept, and the event loop. Each holds the lock for one step of one
+//! request, never across an `await` (the compiler sees to that) nor while it waits for a peer. Called by all
+//! of `server`.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,8 @@ use crate::daemon::log::Log;
 
 /// The daemon, as each of its parts sees it.
 ///
-/// Who owns what: the thread that accepts (`accept`) owns the listening sockets; a connection belongs to whoever serves it (`request`, then perhaps a task of `slow`)
+/// Who owns what: each thread that accepts (`accept`) owns its listening sockets; a connection belongs to
+/// whoever serves it (`request`, then perhaps a task of `slow`)
 /// until it holds a name, and to the registry then; `reload` owns the settings and where they come from.
 /// Each lock is held by itself and for one step: that of `state`, `waiting`'s own, and the small ones of what
 /// is known of this host and of who has asked for the end.
@@ -187,7 +188,7 @@ impl Server {
     }
 
     /// The state, for one step. A panic in another thread does not lock this one out: the daemon ends
-    /// where that was the one that accepts, and a task's connection is that task's own.
+    /// where that was one that accepts, and a task's connection is that task's own.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

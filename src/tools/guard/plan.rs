@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::rules::{Elements, Family, Table, comment, list_name, list_of, of, of_user};
-use crate::config::Ports;
+use crate::config::{Ports, some_of};
 use crate::core::follow::{Access, LeftAlone, MAX_LEFT_ALONE};
 
 /// ssh's, by which most hosts are administered.
@@ -226,17 +226,12 @@ fn table(facts: &Facts<'_>, kept: &BTreeMap<Place, Kept>) -> Table {
 /// Names for a comment, the one that counts first.
 fn names(all: &[String], first: Option<&String>) -> String {
     let others = all.iter().filter(|name| Some(*name) != first);
-    let mut text = first
+    let all: Vec<_> = first
         .into_iter()
         .chain(others)
-        .take(MOST_NAMES)
         .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if all.len() > MOST_NAMES {
-        text.push_str(&format!(" and {} more", all.len() - MOST_NAMES));
-    }
-    text
+        .collect();
+    some_of(all.into_iter(), MOST_NAMES)
 }
 
 /// Networks without those that others hold, so that they never overlap. What is no network is left out: the
